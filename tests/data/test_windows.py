@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tfopt.data import load_series
+from tfopt.data.windows import naive_forecast
 from tfopt.errors import DataError
 
 SERIES = np.stack([np.arange(100.0), np.arange(100.0) ** 2], axis=1)
@@ -41,6 +42,14 @@ def test_the_naive_forecast_is_stated():
     data = load_series(SERIES[:, 0], window=4, horizon=2)
     # The last value again is wrong by 1 and 2: mae 1.5, rmse sqrt(2.5).
     assert any("mae 1.5, rmse 1.58114" in note for note in data.notes)
+
+
+def test_the_naive_forecast_repeats_the_last_value_of_the_columns_that_are_forecast():
+    data = load_series(SERIES, window=5, horizon=2, targets=[1, 0])
+    assert data.forecast_columns == (1, 0)
+    np.testing.assert_array_equal(naive_forecast(data.test, (1, 0))[0], [[79**2, 79]] * 2)
+    alone = load_series(SERIES, window=5, horizon=2, targets=[1])
+    np.testing.assert_array_equal(naive_forecast(alone.test, (1,))[0], [79**2] * 2)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt.data import load_data
-from tfopt.evaluate.chance import at_chance, tell_of_other_classes
+from tfopt.data import load_data, load_series
+from tfopt.evaluate.chance import at_chance, tell_of_other_classes, worse_than_naive
 from tfopt.tasks.metrics import guessing
 
 LABELS = np.arange(200) % 4
@@ -45,3 +45,13 @@ def test_outputs_that_are_not_the_classes_are_reported(classes, outputs, reporte
 def test_one_number_for_each_sample_is_one_output(capsys):
     tell_of_other_classes(load_data((np.zeros((60, 3), "float32"), np.arange(60) % 2)), np.zeros(60), "model.tflite")
     assert not capsys.readouterr().err
+
+
+def test_forecasts_are_compared_with_the_naive_one():
+    """Steps of 1: the naive forecast of two steps is wrong by 1 and 2."""
+    data = load_series(np.arange(100.0), window=4, horizon=2)
+    assert worse_than_naive(data, data.test.y() + 1.625) == ("mae", 1.625, 1.5)
+    assert worse_than_naive(data, (data.test.y() - 1.5)[..., None]) is None
+    x, y = data.train.x(), data.train.y()
+    windows = load_data((x, y), task="forecasting")  # nobody says which column is forecast
+    assert worse_than_naive(windows, windows.test.y() + 9) is None

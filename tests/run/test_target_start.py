@@ -107,6 +107,27 @@ def test_a_file_that_is_worse_than_the_mean_is_told_in_the_verdict():
     assert result.verdict.text in " ".join(str(result.report).split())
 
 
+@pytest.mark.parametrize(("off", "told"), [(0.3, True), (0.0, False)])
+def test_a_file_that_is_worse_than_the_naive_forecast_is_told_in_the_verdict(off, told):
+    """The model repeats the last value of column 1, plus `off`, on steps of 0.25 up and down around 10 sin(i / 50)."""
+    steps = np.arange(600)
+    series = np.stack([steps / 600, 10 * np.sin(steps / 50) + 0.125 * (-1.0) ** steps], 1).astype("float32")
+    data = tfopt.load_series(series, window=4, horizon=2, targets=[1])
+    model = keras.Sequential([keras.Input((4, 2)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    kernel = np.zeros((8, 2), "float32")
+    kernel[7] = 1
+    model.layers[-1].set_weights([kernel, np.full(2, off, "float32")])
+    result = tfopt.optimize(model, tfopt.Recipe(stages=(), export=FLOAT), data, quiet=True)
+    text = result.verdict.text
+    first = 600 - 120
+    windows = range(first, 600 - 1)
+    naive = np.mean([abs(series[i - 1, 1] - series[i : i + 2, 1]).mean() for i in windows])
+    made = np.mean([abs(series[i - 1, 1] + off - series[i : i + 2, 1]).mean() for i in windows])
+    assert ("worse than the naive forecast" in text) == told, text
+    if told:
+        assert f"its MAE is {made:.4g}, that of the naive forecast is {naive:.4g}." in text
+
+
 def test_the_file_of_a_failed_stage_holds_the_original_model(monkeypatch):
     """A guard that rejects everything: the model of the first row is exported; the row of the stage has the note."""
     for name in ("too_low", "fails"):

@@ -46,6 +46,7 @@ class Dataset:
         notes: remarks on the decisions made (splits, conversions).
         outputs: the task of each output by its name, if there are several; None for one.
         mask_values: the values by class of the masks that the labels are; None for other labels.
+        forecast_columns: of forecasts, the columns of the inputs whose next values are the labels; None if unknown.
 
     Raises:
         DataError: a split is empty.
@@ -71,6 +72,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     outputs: Mapping[str, Task] | None = None
     mask_values: tuple[int, ...] | None = None
+    forecast_columns: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise `DataError` if a split has no samples."""

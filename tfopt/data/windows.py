@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tfopt.base.narrowing import check_float32
 from tfopt.base.words import counted
 from tfopt.data.check import check_inputs
 from tfopt.data.dataset import Dataset
@@ -45,7 +46,8 @@ def load_series(
         the errors of the naive forecast, which repeats the last value.
 
     Raises:
-        DataError: the series is no array of finite numbers, or too short; an argument is out of range.
+        DataError: the series is no array of finite numbers, too short, or of values that float32 cannot tell apart; an
+            argument is out of range.
 
     Examples:
         >>> data = tfopt.load_series(np.sin(np.arange(500) / 10), window=48, horizon=12)
@@ -66,9 +68,7 @@ def load_series(
         name: Split(inputs[first - window : last - window], labels[first:last], Preprocessing())
         for name, (first, last) in ends.items()
     }
-    naive = inputs[ends["test"][0] - window : ends["test"][1] - window, -1:, columns]
-    naive = np.broadcast_to(naive[..., 0] if len(columns) == 1 else naive, splits["test"].labels.shape)
-    errors = Forecasting.metrics(naive, splits["test"].labels)
+    errors = Forecasting.metrics(naive_forecast(splits["test"], columns), splits["test"].labels)
     return Dataset(
         **splits,
         class_names=None,
@@ -80,7 +80,19 @@ def load_series(
             f"windows of {counted(window, 'step')}, forecasts of {counted(horizon, 'step')}; the parts follow in time",
             f"naive forecast (the last value again), test part: mae {errors['mae']:.6g}, rmse {errors['rmse']:.6g}",
         ),
+        forecast_columns=tuple(columns),
     )
+
+
+def naive_forecast(part: Split, columns: Sequence[int]) -> np.ndarray:
+    """Return the last value of each window as the forecast of every step, in the shape of the labels of `part`.
+
+    Args:
+        part: windows (n, window, columns) and the values after them.
+        columns: of the inputs, those that are forecast.
+    """
+    last = part.x()[:, -1:, list(columns)]
+    return np.broadcast_to(last[..., 0] if len(columns) == 1 else last, part.labels.shape)
 
 
 def _checked(series: Any) -> np.ndarray:
@@ -93,6 +105,7 @@ def _checked(series: Any) -> np.ndarray:
         raise DataError(f"Expected a series (steps,) or (steps, columns), got an array of shape {values.shape}.")
     values = values[:, None] if values.ndim == 1 else values
     check_inputs("series", values)
+    check_float32("the series", [values])
     return values.astype(np.float32)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
+from tfopt.data.windows import naive_forecast
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import guessing, wilson_interval
 from tfopt.tasks.scaling import TargetScale
@@ -77,3 +78,21 @@ def worse_than_the_mean(data: Dataset, outputs: Any) -> dict[str, float]:
         if of_mean > 0:
             ratios[name] = error / of_mean
     return {name: ratio for name, ratio in ratios.items() if ratio > 1}
+
+
+def worse_than_naive(data: Dataset, outputs: Any) -> tuple[str, float, float] | None:
+    """Return how forecasts for the test samples compare with the naive one, which repeats the last value.
+
+    Args:
+        data: windows of a series.
+        outputs: for the test samples.
+
+    Returns:
+        The metric, its value for `outputs` and for the naive forecast; None unless that is better, or for other data.
+    """
+    if data.forecast_columns is None or data.labels == "none":
+        return None
+    task, labels = task_of(data), data.test.y()
+    naive = task.metrics(naive_forecast(data.test, data.forecast_columns), labels)[task.keras_metric]
+    made = task.metrics(np.asarray(outputs).reshape(labels.shape), labels)[task.keras_metric]
+    return (task.keras_metric, made, naive) if made > naive else None

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tfopt.base.words import metric_in_words
 from tfopt.data import Dataset
 from tfopt.errors import PromiseError
-from tfopt.evaluate.chance import at_chance, worse_than_the_mean
+from tfopt.evaluate.chance import at_chance, worse_than_naive, worse_than_the_mean
 from tfopt.evaluate.report import Row
 from tfopt.run.recipe import Recipe
 from tfopt.tasks import task_of
@@ -41,6 +42,23 @@ def guesses(data: Dataset, rows: Sequence[Row]) -> str:
     return (
         f"the file's accuracy is {after:.4f}, that of naming the most frequent class is {guessing(labels):.4f}; before "
         f"the first stage it was {before:.4f}"
+    )
+
+
+def not_learned(data: Dataset, outputs: Any) -> str:
+    """Return that `outputs` of the file for the test part are worse than answers that need no model; else ""."""
+    return " ".join(filter(None, (behind_the_mean(data, outputs), behind_naive(data, outputs))))
+
+
+def behind_naive(data: Dataset, outputs: Any) -> str:
+    """Return that repeating the last value is better than `outputs` of the file for the test part; else ""."""
+    found = worse_than_naive(data, outputs)
+    if found is None:
+        return ""
+    metric, made, naive = found
+    return (
+        "The file forecasts worse than the naive forecast, which repeats the last value: on the test samples its "
+        f"{metric_in_words(metric)} is {made:.4g}, that of the naive forecast is {naive:.4g}."
     )
 
 
