@@ -110,6 +110,36 @@ def compiled_by_output(model: Any, setting: str, names: Sequence[str]) -> dict[s
     return {own.get(name, name): value for name, value in given.items() if value is not None}
 
 
+def compiled_metrics(model: Any, names: Sequence[str], setting: str = "metrics") -> dict[str, list[Any]]:
+    """Return the metrics that `model` was compiled with, by output, as they were given; those without are left out.
+
+    Args:
+        model: compiled, of either Keras.
+        names: of the outputs, in the model's order.
+        setting: "metrics" or "weighted_metrics".
+    """
+    given = _settings(model).get(setting)
+    if not given:
+        return {}
+    if len(names) == 1:
+        return {names[0]: _flat(given)}
+    if isinstance(given, list | tuple) and not keras_compat.is_keras3_model(model) and _flat(given) == list(given):
+        return {name: list(given) for name in names}  # as tf_keras reads a list of metrics
+    if isinstance(given, list | tuple):
+        return {name: _flat(each) for name, each in zip(names, given, strict=False)}
+    own = dict(zip(_output_names(model), names, strict=True))
+    return {own.get(name, name): _flat(each) for name, each in given.items()}
+
+
+def _flat(setting: Any) -> list[Any]:
+    """Return the metrics in a setting, which may be one, or lists and dicts of them."""
+    if isinstance(setting, dict):
+        setting = list(setting.values())
+    if isinstance(setting, list | tuple):
+        return [metric for each in setting for metric in _flat(each)]
+    return [] if setting is None else [setting]
+
+
 def _settings(model: Any) -> dict[str, Any]:
     settings = keras_internals.compile_settings(model)
     return {"loss": model.loss} if settings is None else settings

@@ -35,7 +35,7 @@ from tfopt.run.step import StageRunner, Step
 from tfopt.run.target_start import begin_at_targets
 from tfopt.run.tracking.track import tracked
 from tfopt.run.tries import carry_out_stage
-from tfopt.run.verdicts import IF_GUESSING, behind_the_mean, budget_missed, guesses
+from tfopt.run.verdicts import IF_GUESSING, budget_missed, guesses, not_learned
 from tfopt.stages import Stage
 from tfopt.stages.cluster.cluster import folded_clusters
 from tfopt.stages.kernels.promise import Promise
@@ -45,6 +45,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import EVERY
+from tfopt.training.compiled_metrics import measured_metrics
 from tfopt.training.distribution import Distribute, distributed, own_folder
 from tfopt.training.history import History
 from tfopt.training.outputs import own_metrics
@@ -365,7 +366,7 @@ class _Run:
                 self.report.rows[-1].notes.append(f"allowed: {said}")
             else:
                 self._fail(f"Expected a file that does its task; {said}. {IF_GUESSING}")
-        if said := behind_the_mean(self.data, outputs):
+        if said := not_learned(self.data, outputs):
             texts = [said, self.verdict.text] if self.verdict.ok else [self.verdict.text, said]
             self.verdict = dataclasses.replace(self.verdict, text=" ".join(filter(None, texts)))
         return lite
@@ -430,8 +431,11 @@ class _Run:
             outputs=outputs,
         )
         more = own_metrics(self.recipe.training, self.data, self.data.test, outputs, self.prepared.logits)
-        new = {name: value for name, value in more.items() if name not in row.metrics}
-        return dataclasses.replace(row, metrics={**row.metrics, **new})
+        metrics = {**more, **row.metrics}
+        compiled, _ = measured_metrics(
+            self.prepared.metrics, self.data, self.data.test, outputs, self.prepared.logits, taken=metrics
+        )
+        return dataclasses.replace(row, metrics={**row.metrics, **more, **row.metrics, **compiled})
 
     @functools.cached_property
     def _first_file(self) -> LiteModel:

@@ -29,6 +29,7 @@ from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe, as_recipe, require_json
 from tfopt.run.requirements import (
     CallbacksOf,
+    metrics_of_model,
     not_distributed,
     require_callbacks,
     require_for_several,
@@ -46,6 +47,7 @@ from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import EVERY, backing_up_every
 from tfopt.training.class_weights import class_weights
+from tfopt.training.compiled_metrics import CompiledMetric
 from tfopt.training.distribution import Distribution
 from tfopt.training.fit import make_optimizer
 from tfopt.training.named import is_object, loss_named
@@ -75,6 +77,7 @@ class Prepared:
         progress: reports the steps of the run.
         callbacks: returns the caller's callbacks for the training of a stage, as tf_keras takes them.
         distribution: over what the training is spread.
+        metrics: that the model is compiled with, to be measured for each row.
     """
 
     model: Any
@@ -91,6 +94,7 @@ class Prepared:
     progress: Progress
     callbacks: CallbacksOf
     distribution: Distribution = dataclasses.field(default_factory=Distribution)
+    metrics: tuple[CompiledMetric, ...] = ()
 
 
 @float32_layers()
@@ -192,6 +196,8 @@ def prepare(
     said = data_warnings(
         dataset, flat_model.outputs[0].shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
     )
+    metrics, without = metrics_of_model(start, dataset, flat_model, logits) if not recipe.transfer else ((), [])
+    said += without
     if own := bridge.said_of_own_training(source):
         said.append(own)
     if why := why_not_saved(start):
@@ -222,6 +228,7 @@ def prepare(
         progress=progress,
         callbacks=callbacks_of,
         distribution=distribution,
+        metrics=metrics,
     )
 
 

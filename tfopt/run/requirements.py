@@ -13,6 +13,7 @@ from tfopt.run.recipe import Recipe
 from tfopt.stages import PruneChannels, Stage
 from tfopt.stages.channels.criteria import OF_GRADIENTS
 from tfopt.tasks import task_of
+from tfopt.training.compiled_metrics import CompiledMetric, usable_metrics
 from tfopt.training.outputs import own_metrics
 
 CallbacksOf = Callable[[Stage], Sequence[Any]]
@@ -38,6 +39,16 @@ def require_metrics(recipe: Recipe, data: Dataset, flat_model: Any, logits: Any)
         known = data.labels != "none" and not some.reconstructs  # a few samples may all be anomalies
         taken = task_of(data).measured(outputs, some, logits=logits) if known else ()
         own_metrics(recipe.training, data, some, outputs, logits, taken=taken)
+
+
+def metrics_of_model(
+    model: Any, data: Dataset, flat_model: Any, logits: Any
+) -> tuple[tuple[CompiledMetric, ...], list[str]]:
+    """Return the metrics that `model` is compiled with and that reports can have, and notes on the others."""
+    if data.labels == "none" or not bridge.is_compiled(model):
+        return (), []
+    some = data.test.some(TRIED)
+    return usable_metrics(model, data, some, predictor(flat_model)(some.x()), logits)
 
 
 def require_callbacks(callbacks: Sequence[Any]) -> CallbacksOf:

@@ -1,0 +1,119 @@
+"""The metrics that a model is compiled with, in the rows of the report: values from NumPy and scikit-learn."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.training.compiled_metrics import compiled_metrics, measured_metrics, usable_metrics
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(400, 4)).astype("float32")
+OLD = (X[:, 0] + RNG.normal(size=400) > 0).astype("int32")
+AGE = X[:, 0] * 3 + 1
+FLOAT = tfopt.Export(weights="float32", activations="float32")
+PACKAGES = pytest.mark.parametrize("package", [keras, tf_keras()], ids=["keras", "tf_keras"])
+
+
+def off_by(y_true, y_pred):
+    return abs(keras.ops.cast(y_true, "float32") - y_pred)
+
+
+def network(package, activation=None):
+    return package.Sequential([package.Input((4,)), package.layers.Dense(1, activation)])
+
+
+@PACKAGES
+def test_each_row_has_them_from_fresh_copies(package):
+    model = network(package, "sigmoid")
+    auc = package.metrics.AUC(name="area", num_thresholds=5000)
+    model.compile("sgd", "binary_crossentropy", metrics=["accuracy", auc, "mse", off_by])
+    model.fit(X, OLD[:, None], epochs=1, verbose=0)
+    state = [np.array(variable) for variable in auc.variables]
+    data = tfopt.load_data((X, OLD))
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), export=FLOAT)
+    result = tfopt.optimize(model, recipe, data, quiet=True)
+    rows, labels = result.report.rows, data.test.y()
+    assert [row.step for row in rows] == ["original", "FineTune", "exported float32"]
+    assert all(list(row.metrics) == ["accuracy", "area", "mse", "off_by"] for row in rows)
+    for row, model_of_row in ((rows[0], model), (rows[-1], result.lite)):
+        found = np.asarray(model_of_row.predict(data.test.x())).ravel()
+        assert row.metrics["area"] == pytest.approx(roc_auc_score(labels, found), abs=2e-3)
+        assert row.metrics["mse"] == pytest.approx(np.square(found - labels).mean(), rel=1e-4)
+        assert row.metrics["off_by"] == pytest.approx(np.abs(found - labels).mean(), rel=1e-4)
+    for variable, before in zip(auc.variables, state, strict=True):  # the caller's object is unchanged
+        np.testing.assert_array_equal(np.array(variable), before)
+    assert "area" in str(result.report).lower()
+
+
+@PACKAGES
+def test_outputs_have_their_own_and_names_do_not_collide(package):
+    given = package.Input((4,))
+    outputs = [package.layers.Dense(1, name="age")(given), package.layers.Dense(1, "sigmoid", name="old")(given)]
+    model = package.Model(given, outputs)
+    mae = package.metrics.MeanSquaredError(name="mae")  # with the name of another metric of the task
+    model.compile("sgd", ["mse", "binary_crossentropy"], metrics={"age": ["mae", mae], "old": "mse"})
+    data = tfopt.load_data((X, {"age": AGE, "old": OLD}))
+    metrics = compiled_metrics(model, data)
+    assert [(metric.output, metric.name) for metric in metrics] == [("age", "mae"), ("old", "mse")]
+    predicted = {"age": data.test.y()["age"][:, None] + 2, "old": np.full((len(data.test), 1), 0.5)}
+    logits = {"age": False, "old": False}
+    found, failed = measured_metrics(metrics, data, data.test, predicted, logits, taken={"age_mae": 2.0})
+    assert found == pytest.approx({"compiled_age_mae": 4.0, "old_mse": 0.25}, rel=1e-5) and not failed
+
+
+def test_lists_of_outputs():
+    """Keras 3 has an entry for each output; for tf_keras a plain list is for all of them."""
+    for package, metrics, expected in (
+        (keras, ["mape", ["mse"]], [("age", "mape"), ("old", "mse")]),
+        (tf_keras(), ["mape"], [("age", "mape"), ("old", "mape")]),
+        (tf_keras(), [["mape"], ["mse"]], [("age", "mape"), ("old", "mse")]),
+    ):
+        given = package.Input((4,))
+        outputs = [package.layers.Dense(1, name="age")(given), package.layers.Dense(1, "sigmoid", name="old")(given)]
+        model = package.Model(given, outputs)
+        model.compile("sgd", ["mse", "binary_crossentropy"], metrics=metrics)
+        found = compiled_metrics(model, tfopt.load_data((X, {"age": AGE, "old": OLD})))
+        assert [(metric.output, metric.name) for metric in found] == expected
+
+
+class Needy(keras.metrics.Metric):
+    """Cannot do without weights."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        raise ValueError("no weights" if sample_weight is None else "")
+
+    def result(self):
+        return 0.0
+
+
+class Settings(Needy):
+    """Does not say what it is made with."""
+
+    def __init__(self, more, **options):
+        super().__init__(**options)
+
+
+def test_what_cannot_be_measured_is_a_note():
+    model = network(keras)
+    metrics = [Needy(name="needy"), Settings(3, name="settings"), keras.metrics.Mean(name="mean"), "mape"]
+    model.compile("sgd", "mse", metrics=metrics, weighted_metrics=["mae"])
+    data = tfopt.load_data((X, AGE))
+    some = data.test.some(8)
+    kept, notes = usable_metrics(model, data, some, model.predict(some.x(), verbose=0), False)
+    assert [metric.name for metric in kept] == ["mape"]
+    begin = "the metric {!r} that the model is compiled with is not in the report, since it cannot be computed from"
+    reasons = {"needy": "no weights", "settings": "more", "mean": "it takes values and their weights"}
+    for note, (name, why) in zip(notes[:3], reasons.items(), strict=True):
+        assert note.startswith(begin.format(name)) and why in note
+    assert notes[3] == "the weighted metrics of the model are not in the report, which weighs no samples"
+
+
+def test_other_models_have_none():
+    data = tfopt.load_data((X, AGE))
+    assert compiled_metrics(network(keras), data) == ()
+    model = network(keras)
+    model.compile("sgd", "mse")
+    assert compiled_metrics(model, data) == ()
