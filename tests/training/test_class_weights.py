@@ -1,5 +1,7 @@
 """Weights of classes as weights of samples: expected values by hand."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tfopt.base.progress import Progress
 from tfopt.data import load_data
 from tfopt.errors import RecipeError
 from tfopt.run import start
+from tfopt.run.recipe import require_json
 from tfopt.training.class_weights import class_weighted, class_weights, weighted_by_class
 from tfopt.transfer import Transferred
 
@@ -46,6 +49,81 @@ def test_weights_of_outputs_times_those_of_samples():
     found = weights_in(load_data(dict.fromkeys(("train", "validation", "test"), part)))
     np.testing.assert_allclose(found["kind"], np.where(y == 0, 2, 2 / 3) * own, rtol=1e-6)
     np.testing.assert_allclose(found["age"], own, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "expected"),
+    [
+        ({0: 2.0, 1: 3.0}, None, [2, 3, 1]),
+        ({"1": 3, np.int64(2): 0}, None, [1, 3, 0]),
+        ({"cat": 2.0}, ("dog", "cat", "cow"), [1, 2, 1]),
+        ({"cat": 2.0, 0: 4.0}, ("dog", "cat", "cow"), [4, 2, 1]),
+        ({1: 5.0}, ("1", "2", "3"), [5, 1, 1]),  # the class that is called so, not the second
+        ({4: 5.0}, ("4", "5", "6"), [5, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_weights_of_a_dict(given, names, expected, one_hot):
+    y = np.arange(40) % 3
+    data = dataclasses.replace(of(np.eye(3)[y] if one_hot else y), class_names=names)
+    recipe = tfopt.Recipe(stages=(), training=tfopt.Training(class_weight=given))
+    require_json(recipe)
+    kept = tfopt.Recipe.from_json(recipe.to_json()).training
+    assert kept == recipe.training
+    for training in (recipe.training, kept):
+        batches = class_weighted(data.batches("train", 40), class_weights(training, data))
+        np.testing.assert_allclose(next(iter(batches))[2], np.array(expected)[y])
+
+
+def test_weights_of_a_dict_by_output():
+    y = np.repeat([0, 1], [10, 30])
+    data = of({"kind": y, "age": X[:, 0] * 1.5, "color": np.arange(40) % 3, "size": 1 - y})
+    training = tfopt.Training(class_weight={"color": {2: 3.0}, "kind": "balanced"})
+    assert tfopt.Recipe.from_json(tfopt.Recipe(stages=(), training=training).to_json()).training == training
+    _, _, found = next(iter(class_weighted(data.batches("train", 40), class_weights(training, data))))
+    np.testing.assert_allclose(found["kind"], np.where(y == 0, 2, 2 / 3), rtol=1e-6)
+    np.testing.assert_allclose(found["color"], np.where(np.arange(40) % 3 == 2, 3, 1))
+    np.testing.assert_allclose([found["size"], found["age"]], 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("none", r'expected "balanced", or a dict with a weight for each class, such as {0: 1.0, 1: 3.0}'),
+        ({}, 'expected "balanced", or a dict'),
+        ({0: -1.0}, "expected a finite weight of at least 0 for class 0, got -1.0"),
+        ({0: float("inf")}, "expected a finite weight"),
+        ({0: float("nan")}, "expected a finite weight"),
+        ({0: True}, "expected a finite weight"),
+        ({0.5: 1.0}, "by its name or its number, got 0.5"),
+        ({0: 1.0, "0": 2.0}, "expected each class once"),
+        ({"kind": {"a": {0: 1.0}}}, "expected a finite weight"),
+        ({"kind": {0: 1.0}, "b": 2.0}, "or what each output has, got both"),
+    ],
+)
+def test_wrong_weights_are_errors_when_they_are_written(given, words):
+    with pytest.raises(RecipeError, match=words):
+        tfopt.Training(class_weight=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "several", "words"),
+    [
+        ({2: 1.0}, False, r"Expected class_weight for the classes dog, cat, got 2\."),
+        ({"cow": 1.0}, False, "for the classes dog, cat, got cow"),
+        ({"cat": 1.0, 1: 2.0}, False, "got 'cat' and '1', which are the same"),
+        ({0: 0.0, 1: 0}, False, "Expected a class_weight above 0 for a class, got 0 for all"),
+        ({"kind": {0: 1.0}}, False, r"by output \(kind\) is for data with several; these have one"),
+        ({0: 1.0}, True, "the data have several. Give such a dict for some or all of kind"),
+        ({"age": {0: 1.0}}, True, "is for output age; the outputs with classes are kind"),
+        ({"kind": {3: 1.0}}, True, r"for the classes 0\.\.1 of output 'kind', got 3"),
+    ],
+)
+def test_weights_for_other_data(given, several, words):
+    y = np.arange(40) % 2
+    data = of({"kind": y, "age": X[:, 0] * 1.5}) if several else dataclasses.replace(of(y), class_names=("dog", "cat"))
+    with pytest.raises(RecipeError, match=words):
+        class_weights(tfopt.Training(class_weight=given), data)
 
 
 def test_values_have_no_classes():

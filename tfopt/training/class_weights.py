@@ -1,6 +1,7 @@
 """Weights of classes in the training loss, as weights of samples: Keras's own are for one output without places."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
 from tfopt.tasks import Task, task_of
-from tfopt.training.settings import Training
+from tfopt.training.settings import BALANCED, Training
+
+_SHOWN = 5
 
 _ROWS = 256  # of labels at once: NumPy counts in int64, and masks may lie in a file
 
@@ -17,19 +20,71 @@ _ROWS = 256  # of labels at once: NumPy counts in int64, and masks may lie in a 
 def class_weights(training: Training, data: Dataset) -> dict[str, np.ndarray]:
     """Return the weight of each class in the training data by output, see `Training.class_weight`; "" is the only one.
 
-    Outputs without classes are missing; there are none for equal weights.
+    Outputs without classes, and those that a dict leaves out, are missing; there are none for equal weights.
 
     Raises:
-        RecipeError: weights are asked for, but no output has classes.
+        RecipeError: weights are asked for, but no output has classes, or none that is called so.
     """
-    if training.class_weight is None:
+    asked = training.class_weight
+    if asked is None:
         return {}
     tasks = {name: task for name, task in task_of(data).by_task().items() if task.has_classes or task.has_places}
     if not tasks:
         raise RecipeError(
-            f'class_weight="balanced" is for a classification; the data are for {data.task}. Leave it out.'
+            f"class_weight={json.dumps(asked)} is for a classification; the data are for {data.task}. Leave it out."
         )
-    return {name: _balanced(data.of_output(name).train.labels, task) for name, task in tasks.items()}
+    named = dict.fromkeys(tasks, asked) if isinstance(asked, str) else _by_output(asked, data, list(tasks))
+    return {name: _of_output(each, data.of_output(name), tasks[name], name) for name, each in named.items()}
+
+
+def _by_output(asked: dict[str, Any], data: Dataset, outputs: list[str]) -> dict[str, Any]:
+    """Return the weights of each output that the recipe names; "" is the only one.
+
+    Raises:
+        RecipeError: they are by output where there is one, or not where there are several, or for one without classes.
+    """
+    nested = all(not isinstance(each, float) for each in asked.values())
+    if data.outputs is None and not nested:
+        return {"": asked}
+    if data.outputs is None:
+        raise RecipeError(
+            f"Training(class_weight=...) by output ({', '.join(asked)}) is for data with several; these have one. Give "
+            "the weights of its classes without a name."
+        )
+    if not nested:
+        raise RecipeError(
+            f"Training(class_weight=...) has weights for the classes of one output; the data have several. Give such a "
+            f"dict for some or all of {', '.join(outputs)}."
+        )
+    if unknown := [name for name in asked if name not in outputs]:
+        raise RecipeError(
+            f"Training(class_weight=...) is for output {', '.join(unknown)}; the outputs with classes are "
+            f"{', '.join(outputs)}. Use these names."
+        )
+    return asked
+
+
+def _of_output(asked: Any, data: Dataset, task: Task, output: str) -> np.ndarray:
+    """Return the weight of each class, float32 (classes,). Raise `RecipeError` for classes that there are not."""
+    if asked == BALANCED:
+        return _balanced(data.train.labels, task)
+    number, names = task.num_classes or 2, data.class_names or ()
+    places = {str(place): place for place in range(number)} | {name: place for place, name in enumerate(names)}
+    of = f" of output {output!r}" if output else ""
+    if unknown := [key for key in asked if key not in places]:
+        known = f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" or f"0..{number - 1}"
+        raise RecipeError(f"Expected class_weight for the classes {known}{of}, got {', '.join(unknown)}. Correct them.")
+    weights, given = np.ones(number, np.float32), dict[int, str]()
+    for key, weight in asked.items():
+        if (place := places[key]) in given:
+            raise RecipeError(
+                f"Expected one class_weight for each class{of}, got {given[place]!r} and {key!r}, which are the same. "
+                "Leave one out."
+            )
+        given[place], weights[place] = key, weight
+    if not weights.any():
+        raise RecipeError(f"Expected a class_weight above 0 for a class{of}, got 0 for all. Raise one.")
+    return weights
 
 
 def _balanced(labels: Any, task: Task) -> np.ndarray:

@@ -1,6 +1,9 @@
 """The settings of training."""
 
 import difflib
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
@@ -9,6 +12,8 @@ from tfopt.base.config import config
 
 # Seeds are below this number, as TensorFlow's are.
 SEEDS = 2**32
+BALANCED = "balanced"
+"""The weights of classes that gives all of them the same share of the loss."""
 # Those of tf_keras, which takes seconds to import.
 OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "nadam", "rmsprop", "sgd")
 
@@ -42,7 +47,9 @@ class Training:
         patience: end a stage after this many epochs without a better one on validation; None trains all of them. The
             best epoch is kept in either case.
         class_weight: "balanced" multiplies the loss of each sample by n / (k * c), for n samples of k classes, c of
-            which have its class. For outputs with classes, also with one for each place.
+            which have its class. For outputs with classes, also with one for each place. A dict sets the weight of each
+            class, 1 for those that it leaves out: {"cat": 2.0} by name, {0: 1.0, 1: 3.0} by number where no class is
+            called so. If there are several outputs, a dict has "balanced" or such a dict for some or all of them.
         batchnorm: "frozen" trains with the statistics that pretrained BatchNormalizations have, "train" with those of
             each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
             validate best are kept in the end.
@@ -74,7 +81,7 @@ class Training:
     loss_weights: dict[str, NonNegativeFloat] | None = None
     metrics: tuple[Any, ...] | dict[str, Any] = ()
     seed: int = Field(default=0, ge=0, lt=SEEDS)
-    class_weight: Literal["balanced"] | None = None
+    class_weight: str | dict[str, Any] | None = None
     batchnorm: Literal["auto", "train", "frozen"] = "auto"
     patience: PositiveInt | None = None
     augmentation: float = Field(default=0.0, ge=0, le=1)
@@ -99,6 +106,11 @@ class Training:
 
         return as_data(value)
 
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _check_class_weight(cls, value: Any) -> Any:
+        return value if value is None else _class_weight(value)
+
     @field_validator("optimizer")
     @classmethod
     def _check_optimizer(cls, name: str) -> str:
@@ -106,3 +118,30 @@ class Training:
             near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1) or OPTIMIZERS
             raise ValueError(f"tf_keras has no such optimizer; expected {' or '.join(near)}")
         return name
+
+
+def _class_weight(value: Any, *, of_output: bool = False) -> str | dict[str, Any]:
+    """Return weights of classes as JSON holds them, with numbers of classes as texts.
+
+    Raises:
+        ValueError: they are neither "balanced" nor a dict of weights, or, unless `of_output`, of these by output.
+    """
+    if value == BALANCED:
+        return BALANCED
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f'expected "{BALANCED}", or a dict with a weight for each class, such as {{0: 1.0, 1: 3.0}}')
+    found: dict[str, Any] = {}
+    for key, weight in value.items():
+        name = str(key) if isinstance(key, str) or (isinstance(key, Integral) and not isinstance(key, bool)) else None
+        if name is None or name in found:
+            raise ValueError(f"expected each class once, by its name or its number, got {key!r}")
+        if not of_output and (isinstance(weight, Mapping) or weight == BALANCED):
+            found[name] = _class_weight(weight, of_output=True)
+        elif isinstance(weight, Real) and not isinstance(weight, bool) and 0 <= float(weight) < math.inf:
+            found[name] = float(weight)
+        else:
+            raise ValueError(f"expected a finite weight of at least 0 for class {key!r}, got {weight!r}")
+    kinds = {isinstance(weight, float) for weight in found.values()}
+    if len(kinds) > 1:
+        raise ValueError("expected weights of classes, or what each output has, got both")
+    return found
