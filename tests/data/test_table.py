@@ -1,6 +1,8 @@
 """Tables of numbers and categories as vectors: expected values by hand and from scikit-learn."""
 
+import gzip
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -357,3 +359,57 @@ def test_prices_are_values_to_learn(tmp_path):
     assert data.task == "regression" and data.class_names is None
     assert sorted([*data.train.y(), *data.validation.y(), *data.test.y()])[-1] == 5901.5
     assert any(note.startswith("'price': '$") for note in data.notes)
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv"])
+def test_labels_that_do_not_print_as_numbers_stay_texts(tmp_path, ending):
+    labels = ["01", "1", "002", "10"] * 20
+    content = "\n".join([" label ,x", *(f"{label},{number}" for number, label in enumerate(labels))])
+    path = tmp_path / f"a.{ending}"
+    content = content.replace(",", "\t") if ending == "tsv" else content
+    path.write_bytes(gzip.compress(content.encode()) if ending == "csv.gz" else content.encode())
+    data = load_data(path)
+    assert data.class_names == ("002", "01", "1", "10")
+    assert np.bincount(data.train.y()).min() > 0 and data.preprocessing.features == ("x",)
+    assert any("the labels in 'label' are texts, since '0" in note for note in data.notes)
+    again = load_data(path, preprocessing=data.preprocessing)
+    np.testing.assert_array_equal(again.test.y(), data.test.y())
+    values = load_data(path, task="regression")
+    assert set(values.train.y()) == {1, 2, 10}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([f"{number:05}" for number in range(60)] * 4, tuple(f"{number:05}" for number in range(60))),
+        (["-1", "+1"] * 40, ("+1", "-1")),
+        (["0", "10", "9"] * 30, ("0", "9", "10")),
+        ([f"0{number / 8:.3f}" for number in range(60)], None),
+    ],
+)
+def test_zeros_and_signs_decide_only_about_whole_numbers(tmp_path, labels, names):
+    data = load_data(write(tmp_path / "a.csv", "x,label", [f"{n},{label}" for n, label in enumerate(labels)]))
+    assert data.class_names == names
+
+
+def test_the_lines_for_devices_encode_what_the_front_end_does(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+    lines = page.rpartition("```python\n")[2].partition("```")[0].partition("print(")[0]
+    raw = rows_of(
+        zip=np.array([1.0, 2.0, np.nan, 2.5, 1.0]),
+        city=np.array(["b", " a ", "", None, "b"], object),
+        age=np.array([1.0, np.nan, 3.0, 8.0, 2.0]),
+    )
+    table, _ = Table(categories=("zip",)).fitted(raw)
+    assert table.features[:4] == ("zip=1", "zip=2", "zip=2.5", "zip=None")
+    (tmp_path / "saved_models" / "people").mkdir(parents=True)
+    settings = json.dumps({"preprocessing": table.to_dict()})
+    (tmp_path / "saved_models" / "people" / "data.json").write_text(settings)
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(lines, made)
+    for row, expected in zip(raw, table.stored(raw), strict=True):
+        plain = {name: row[name].item() if hasattr(row[name], "item") else row[name] for name in raw.dtype.names}
+        np.testing.assert_allclose(made["features"](plain), expected, atol=1e-6)
+        plain = {name: None if value != value else value for name, value in plain.items()}
+        np.testing.assert_allclose(made["features"](plain), expected, atol=1e-6)

@@ -14,6 +14,8 @@ from tfopt.errors import DataError
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
 """What stands for a missing value in a CSV, unless it is quoted."""
+PADDED = r"^\s*([+-]?0|\+)\d+\s*$"
+"""A whole number that is not written as it prints: with leading zeros, or a plus sign."""
 BLOCK = 2**26  # bytes; a column has the type that its values in the first block have
 _SEPARATORS = (",", ";", "\t", "|")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -22,19 +24,22 @@ _QUOTED = re.compile(r'(?<![^,;\t|\n])"(?:[^"]|"")*"')
 _COMMA, _POINT = re.compile(r"\d,\d"), re.compile(r"\d\.\d")
 
 
-def read_delimited(path: Path, separator: str | None, texts: Collection[str]) -> tuple[Any, tuple[str, ...]]:
+def read_delimited(
+    path: Path, separator: str | None, texts: Collection[str], labels: str | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """Return a file of separated values as a table of pyarrow, and notes.
 
     Args:
         path: of the file, which may be packed as .gz; in UTF-8, or in UTF-16 with its mark.
         separator: of columns; None takes the one that gives the header the most columns.
         texts: columns whose values are texts even if they look like numbers.
+        labels: a column whose values are texts if they are whole numbers written otherwise than these print, as "007".
 
     Raises:
         DataError: the file is in another encoding, or a quote in it is never closed.
     """
+    from pyarrow import compute, string
     from pyarrow import csv as arrow
-    from pyarrow import string
 
     with opened(path) as file:
         encoding = "utf-16" if file.read(2) in _UTF_16 else "utf-8-sig"
@@ -56,8 +61,23 @@ def read_delimited(path: Path, separator: str | None, texts: Collection[str]) ->
     reading = arrow.ReadOptions(block_size=BLOCK, encoding="utf-16" if encoding == "utf-16" else "utf8")
     parsing = arrow.ParseOptions(delimiter=found, newlines_in_values=True, invalid_row_handler=_of_blank_line)
     table = arrow.read_csv(path, reading, parsing, convert)
+    for place, name in enumerate(table.column_names):
+        if name.strip() == labels and _are_whole(table.column(place)):
+            convert.column_types, convert.include_columns = {name: string()}, [name]
+            written = arrow.read_csv(path, reading, parsing, convert)[name]
+            if compute.any(compute.match_substring_regex(written, PADDED)).as_py():
+                table = table.set_column(place, name, written)
     notes = [f"columns are separated by {found!r}"] if found != (separator or ",") else []
     return table, (*notes, *(["numbers have a decimal comma"] if decimal_comma else []))
+
+
+def _are_whole(column: Any) -> bool:
+    """Return whether a column of pyarrow has whole numbers only; pyarrow reads +1 as 1.0."""
+    from pyarrow import compute, types
+
+    if types.is_floating(column.type):
+        return bool(compute.all(compute.equal(column, compute.round(column))).as_py())
+    return bool(types.is_integer(column.type))
 
 
 def opened(path: Path) -> BinaryIO:

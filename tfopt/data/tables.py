@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +14,7 @@ from tfopt.base.narrowing import check_float32
 from tfopt.base.words import counted
 from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in, plain_numbers, rewritten
 from tfopt.data.columns import Columns, read_columns
-from tfopt.data.delimited import MISSING
+from tfopt.data.delimited import MISSING, PADDED
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.parts import Parts
@@ -24,6 +27,7 @@ SPLIT = "split"
 MOST_INTEGERS = 50
 """Labels of more different integers are values."""
 _SHOWN = 5
+_PADDED = re.compile(PADDED)
 
 
 def read_table(
@@ -91,13 +95,14 @@ def _read(
     """Return the columns of a table, and notes. Raise `DataError` for one that is needed and cannot be used."""
     needed = {text or "", labels or ""}
     if isinstance(front_end, Text | Table) or front_end is None:
-        needed |= {labels or (front_end or Table()).labels}
+        labels = labels or (front_end or Table()).labels
+        needed |= {labels}
     if isinstance(front_end, Text):
         needed |= {text or front_end.column}
     if not isinstance(front_end, Table):
-        return read_columns(path, needed=needed)
+        return read_columns(path, needed=needed, labels=labels)
     known = {column.name for column in front_end.columns}
-    return read_columns(path, front_end.texts, needed | known | set(front_end.categories))
+    return read_columns(path, front_end.texts, needed | known | set(front_end.categories), labels)
 
 
 def _texts(columns: Columns, front_end: Text, path: Path) -> np.ndarray:
@@ -158,7 +163,8 @@ def labels_of(
 ) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
     """Return labels as class numbers (int32) or values (float64), the class names (None for values), and notes.
 
-    Texts, booleans and up to 50 different integers are classes, in ascending order; other numbers are values.
+    Texts, booleans and up to 50 different integers are classes, in ascending order; other numbers are values. Whole
+    numbers among texts that are written as "007" or "+7" are texts.
 
     Args:
         values: of a column (n,).
@@ -196,7 +202,14 @@ def labels_of(
         )
     integers = values.dtype.kind in "iu"
     notes = (f"the integers in {name!r} are taken as classes: {_some(known)}",) if integers else ()
+    if padded := [] if integers else _padded(distinct):
+        notes = (f"the labels in {name!r} are texts, since {padded[0]!r} is not how a number is printed",)
     return np.array([numbers[str(value)] for value in values], np.int32), known, notes
+
+
+def _padded(texts: Iterable[Any]) -> list[Any]:
+    """Return the texts that are whole numbers with leading zeros or a plus sign."""
+    return [each for each in texts if _PADDED.match(str(each))]
 
 
 def _are_values(labels: np.ndarray) -> bool:
@@ -206,8 +219,8 @@ def _are_values(labels: np.ndarray) -> bool:
     texts = [text for text in as_texts(labels) if text is not None]
     plain = plain_numbers(texts)
     numbers = {number for text in texts if (number := number_in(plain.get(text, ""))) is not None}
-    few_integers = len(numbers) <= MOST_INTEGERS and all(number.is_integer() for number in numbers)
-    return are_numbers(texts) and not few_integers
+    integers = all(number.is_integer() for number in numbers)
+    return are_numbers(texts) and not (integers and (len(numbers) <= MOST_INTEGERS or bool(_padded(texts))))
 
 
 def _column(columns: Columns, name: str, path: Path, option: str) -> np.ndarray:
