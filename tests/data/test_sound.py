@@ -1,6 +1,7 @@
 """Recordings as spectrograms: the references are tf.signal, tones whose band is known, and SciPy's WAV writer."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -229,3 +230,46 @@ def test_recordings_in_memory_may_differ_in_length_between_parts():
     parts = ((waves, np.arange(20) % 2), (waves[:4, :1500], np.arange(4) % 2))
     data = load_data(parts, preprocessing=Sound(rate=8000, seconds=0.2))
     assert data.test.inputs.shape == (4, 1600) and any("20 recordings of 24 longer" in note for note in data.notes)
+
+
+def float_wav(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wavfile.write(path, RATE, np.asarray(values, np.float32))
+
+
+def test_floats_beyond_1_are_clipped_with_a_note_or_an_error(recordings):
+    """1.4 times a sine of 400 Hz is beyond 1 where the sine is above 1/1.4; 20 of 2,400 samples are under 1 %."""
+    few = tone(400)
+    few[100:120] = [1.5, -2.0] * 10
+    float_wav(recordings / "low" / "few.wav", few)
+    float_wav(recordings / "high" / "none.wav", tone(400, level=1.0))
+    data = load_data(recordings)
+    assert "samples of 1 recording of 42 are beyond -1..1 and clipped, at most 1% of each" in data.notes
+    stored = Sound(rate=RATE, seconds=0.3).stored(np.array([recordings / "low" / "few.wav"], object))
+    assert set(stored[0, 100:120]) == {32767, -32768}
+    loud = 1.4 * tone(400, level=1.0)
+    float_wav(recordings / "low" / "loud.wav", loud)
+    share = (np.abs(loud) > 1).mean()
+    with pytest.raises(DataError, match=rf"got {share:.2g} of them beyond in .*loud.wav, up to 1.4, and at most 0.01"):
+        load_data(recordings)
+
+
+def test_recordings_of_integers_are_never_beyond_1(recordings):
+    assert not any("clipped" in note for note in load_data(recordings).notes)
+
+
+@pytest.mark.parametrize("features", ["log-mel", "mfcc"])
+def test_the_lines_for_devices_compute_what_the_front_end_does(tmp_path, monkeypatch, features):
+    page = (Path(__file__).parents[2] / "docs" / "sound.md").read_text(encoding="utf-8")
+    lines = page.partition("## On the device")[2].partition("```python\n")[2].partition("```")[0]
+    sound = Sound(rate=RATE, seconds=0.5, mels=24, coefficients=13, lowest=100.0, features=features)
+    (tmp_path / "saved_models" / "words").mkdir(parents=True)
+    settings = json.dumps({"preprocessing": sound.to_dict()})
+    (tmp_path / "saved_models" / "words" / "data.json").write_text(settings)
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(lines, made)
+    samples = sound.stored(np.random.default_rng(0).uniform(-1, 1, (1, RATE // 2)).astype(np.float32))
+    expected = sound.apply(samples)[0]
+    assert expected.shape[1:] == ((13 if features == "mfcc" else 24), 1)
+    np.testing.assert_allclose(made["features"](samples[0]), expected, atol=2e-3)

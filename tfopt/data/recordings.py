@@ -18,14 +18,19 @@ from tfopt.base.reading import reading
 from tfopt.base.words import counted
 from tfopt.errors import DataError
 
+MOST_CLIPPED = 0.01
+"""A recording of floats with a larger share of samples beyond -1..1 is scaled otherwise."""
+_FLOATS = ("FLOAT", "DOUBLE")
+
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a recording says: samples per second, channels, and samples per channel."""
+    """What the header of a recording says: samples per second, channels, samples per channel, if they are floats."""
 
     rate: int
     channels: int
     samples: int
+    floats: bool = False
 
 
 def headers(paths: Any) -> list[Header]:
@@ -40,7 +45,7 @@ def read_recordings(paths: Any, rate: int, samples: int) -> np.ndarray:
     Channels are averaged. Other rates are resampled by a polyphase filter (`scipy.signal.resample_poly`).
 
     Raises:
-        DataError: a file cannot be read, or has numbers that are not finite.
+        DataError: a file cannot be read, or has numbers that are not finite, or too many beyond -1..1.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(partial(_read, rate=rate, samples=samples), paths)))
@@ -75,7 +80,7 @@ def _header(path: Path) -> Header:
 
     with reading(partial(_unreadable, path)):
         info = soundfile.info(str(path))
-        header = Header(int(info.samplerate), int(info.channels), int(info.frames))
+        header = Header(int(info.samplerate), int(info.channels), int(info.frames), info.subtype in _FLOATS)
     if header.samples < 1:
         raise DataError(f"Expected sound in {path}, got a recording without samples; remove it.")
     if header.samples * header.channels > LARGEST_SOUND:
@@ -87,15 +92,47 @@ def _header(path: Path) -> Header:
 
 
 def _read(path: Path, rate: int, samples: int) -> np.ndarray:
+    header = _header(path)
+    wave = _wave(path)
+    if header.floats and (share := beyond(wave)) > MOST_CLIPPED:
+        raise DataError(
+            f"Expected samples in -1..1, got {share:.2g} of them beyond in {path}, up to {np.abs(wave).max():.3g}, and "
+            f"at most {MOST_CLIPPED:g} may be clipped; divide the recording by its largest value."
+        )
+    return to_int16(middle(_resampled(wave, header.rate, rate), samples))
+
+
+def _wave(path: Path) -> np.ndarray:
+    """Return the mean of the channels, float32 (samples,)."""
     import soundfile
 
-    _header(path)
     with reading(partial(_unreadable, path)):
-        channels, own = soundfile.read(str(path), dtype="float32", always_2d=True)
-    wave = channels.mean(axis=1)
+        channels, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+    wave: np.ndarray = channels.mean(axis=1)
     if not np.isfinite(wave).all():
         raise DataError(f"Expected finite samples, got NaN or infinity in {path}; replace or remove it.")
-    return to_int16(middle(_resampled(wave, int(own), rate), samples))
+    return wave
+
+
+def beyond(wave: np.ndarray) -> float:
+    """Return the share of samples that are not in -1..1."""
+    return float(np.mean(np.abs(wave) > 1))
+
+
+def clipped_note(paths: Any, found: list[Header]) -> tuple[str, ...]:
+    """Return a note if recordings of floats have samples beyond -1..1, which reading clips.
+
+    Args:
+        paths: of the files.
+        found: their headers.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        floats = [path for path, header in zip(paths, found, strict=True) if header.floats]
+        clipped = sum(share > 0 for share in pool.map(lambda path: beyond(_wave(path)), floats))
+    if not clipped:
+        return ()
+    of_all = f"{counted(clipped, 'recording')} of {len(found):,}"
+    return (f"samples of {of_all} are beyond -1..1 and clipped, at most {MOST_CLIPPED:.0%} of each",)
 
 
 def _resampled(wave: np.ndarray, own: int, rate: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from tfopt.data.check import check_bytes
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.random_changes import RandomChanges
-from tfopt.data.recordings import Header, headers, middle, notes_on, read_recordings, to_int16
+from tfopt.data.recordings import Header, clipped_note, headers, middle, notes_on, read_recordings, to_int16
 from tfopt.data.sound_augmentation import SoundAugmentation
 from tfopt.data.spectrogram import log_mel, mfcc
 from tfopt.errors import DataError
@@ -111,8 +111,10 @@ class Sound(FrontEnd):
 
     @override
     def notes(self, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
-        found = [header for raw in parts for header in self._headers(raw)]
-        return notes_on(found, self._rate, self._samples)
+        found = [self._headers(raw) for raw in parts]
+        paths = [path for raw in parts for path in raw]
+        joined = [header for of_part in found for header in of_part]
+        return (*notes_on(joined, self._rate, self._samples), *clipped_note(paths, joined))
 
     @override
     def apply(self, values: np.ndarray) -> np.ndarray:
