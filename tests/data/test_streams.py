@@ -40,6 +40,11 @@ def pieces(*sides):
         ([({"a": X, "b": X}, Y), ({"a": X}, Y)], "train inputs in every batch as in the first, a, b; got a"),
         ([({"a": X}, Y), (X, Y)], "as in the first, a; got one array"),
         ([({"a": {"b": X}}, Y)], "an array for each name, got dict for 'a'"),
+        # as many labels as inputs in all, but not in each batch
+        ([(X[:7], Y[:7]), (X[7:11], Y[7:14]), (X[11:18], Y[14:18])], "got 4 inputs, 7 labels in batch 1 "),
+        ([({"a": X[:3], "b": X[:4]}, Y[:3])], "got 3 inputs a, 4 inputs b, 3 labels in batch 0 "),
+        ([(X, Y, W), (X, Y, W[:5])], "got 40 inputs, 40 labels, 5 weights in batch 1 "),
+        ([(X, Y, W[0])], "got one value as weights in batch 0 "),
     ],
 )
 def test_batches_of_other_forms(batches, problem):

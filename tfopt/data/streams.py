@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,15 +77,18 @@ def collected(name: str, batches: Iterable[Any]) -> Samples:
         batches: read once.
 
     Raises:
-        DataError: there are none, one is of another form, they differ in shape, labels are too large, or reading one
-            fails.
+        DataError: there are none, one is of another form or has more inputs than labels, they differ in shape, labels
+            are too large, or reading one fails.
     """
     sides: tuple[dict[str, Collector], ...] = ({}, {}, {})
     first: Any = None
-    for batch in _checked(name, batches):
+    for number, batch in enumerate(_checked(name, batches)):
         first = batch if first is None else first
-        for what, collectors, arrays, like in zip(_SIDES, sides, batch, first, strict=False):
-            for key, array in _same_names(f"{name} {what}", arrays, like).items():
+        each = zip(_SIDES, batch, first, strict=False)
+        named = {what: _same_names(f"{name} {what}", arrays, like) for what, arrays, like in each}
+        _check_lengths(name, number, named)
+        for collectors, (what, arrays) in zip(sides, named.items(), strict=False):
+            for key, array in arrays.items():
                 most = None if what == "inputs" else LARGEST_DATA
                 collectors.setdefault(key, Collector(f"{name} {what} {key}".rstrip(), most)).append(array)
     if first is None:
@@ -111,6 +114,22 @@ def _same_names(what: str, arrays: Any, like: Any) -> dict[str, np.ndarray]:
             f"{f' for {nested[0]!r}' if nested[0] else ''}; give each array a name of its own."
         )
     return {str(key): np.asarray(each) for key, each in named.items()}
+
+
+def _check_lengths(name: str, number: int, sides: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Raise `DataError` unless all arrays of batch `number` have as many samples, or later ones would be shifted."""
+    named = {f"{what} {key}".rstrip(): array for what, arrays in sides.items() for key, array in arrays.items()}
+    if single := [what for what, array in named.items() if not array.ndim]:
+        raise DataError(
+            f"Expected an axis of samples in every array of a batch, got one value as {single[0]} in batch {number:,} "
+            f"of {name} (the first is 0); give each sample its own."
+        )
+    if len({len(array) for array in named.values()}) > 1:
+        came = ", ".join(f"{len(array):,} {what}" for what, array in named.items())
+        raise DataError(
+            f"Expected equally many inputs and labels in every batch of {name}, got {came} in batch {number:,} (the "
+            "first is 0); pair them up."
+        )
 
 
 def numbered(
