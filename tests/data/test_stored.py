@@ -151,13 +151,13 @@ def test_an_error_in_the_middle_names_the_sample():
             yield np.float32([number, 1]), number % 2
 
     spec = (tf.TensorSpec((2,), tf.float32), tf.TensorSpec((), tf.int64))
-    with pytest.raises(DataError, match=r"an error after 0 samples: .*"):
+    with pytest.raises(DataError, match=r"an error after 25 samples: .*lost"):
         load_data(tf.data.Dataset.from_generator(generator, output_signature=spec))
 
 
 def test_a_stream_without_end_is_refused():
     stream = tf.data.Dataset.from_tensor_slices((np.ones((4, 2), "float32"), [0, 1, 0, 1])).repeat()
-    with pytest.raises(DataError, match=r"with an end, got an infinite one; use take\(n\)"):
+    with pytest.raises(DataError, match=r"with an end, got an infinite one; .*use take\(n\)"):
         load_data(stream)
 
 

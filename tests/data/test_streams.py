@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfopt.data import load_data
-from tfopt.data.streams import collected
+from tfopt.data import load_data, long_read
+from tfopt.data.collected import collected
 from tfopt.errors import DataError
 
 X, Y = np.arange(80, dtype="float32").reshape(40, 2), np.arange(40) % 2
@@ -113,3 +113,125 @@ def test_weights_by_output():
 def test_bad_weights(weights, problem):
     with pytest.raises(DataError, match=problem):
         load_data((X, Y, weights))
+
+
+SPEC = (tf.TensorSpec((2,), tf.float32), tf.TensorSpec((), tf.int64))
+
+
+def endless():
+    for number in range(10**9):
+        yield np.float32([number, 1]), number % 2
+
+
+class Endless(Batches):
+    """Gives batches of 3 without an end."""
+
+    def __init__(self):
+        super().__init__([])
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        return np.full((3, 2), index, "float32"), np.arange(3) % 2
+
+
+def generated():
+    return tf.data.Dataset.from_generator(endless, output_signature=SPEC)
+
+
+def first_values(*parts):
+    return sorted(value for part in parts for value in part.inputs[:, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (generated, range(12)),  # samples
+        (lambda: generated().batch(5), range(60)),
+        (lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(1).repeat(), range(0, 24, 2)),
+        (lambda: tf.data.Dataset.from_tensor_slices((X, Y)), range(0, 24, 2)),
+        (Endless, np.repeat(range(12), 3)),
+        (lambda: Batches([(X[n : n + 1], Y[n : n + 1]) for n in range(40)]), range(0, 24, 2)),
+    ],
+    ids=["samples", "batches", "infinite", "known", "endless PyDataset", "PyDataset"],
+)
+def test_steps_say_how_much_to_take(stream, expected):
+    data = load_data(stream(), steps=12)
+    assert first_values(data.train, data.validation, data.test) == list(expected)
+
+
+def test_steps_by_part():
+    data = load_data({"train": generated().batch(10), "test": Endless()}, steps={"train": 4, "test": 2}, validation=0.5)
+    assert first_values(data.train, data.validation) == list(range(40)) and len(data.test) == 6
+    data = load_data({"train": (X, Y), "test": Endless()}, steps=3)
+    assert len(data.test) == 9 and len(data.train) + len(data.validation) == 40
+
+
+@pytest.mark.parametrize(
+    ("source", "steps", "problem"),
+    [
+        ((X, Y), 3, "tf.data or a PyDataset for steps=, got .*; limit= takes some samples"),
+        ({"train": generated(), "test": (X, Y)}, {"train": 5, "test": 5}, "steps for train, got some for 'test'"),
+        (Endless(), 0, "steps of train as an integer of at least 1, got 0"),
+        (Endless(), {"train": 2.5}, "of at least 1, got 2.5"),
+        (Batches(pieces(X, Y)), 5, "Expected 5 steps of train, got 4, where it ends"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)), 41, "Expected 41 steps of train, got 40"),
+        (generated().take(7), 9, "Expected 9 steps of train, got 7"),
+        (generated().batch(3).take(7), 9, "Expected 9 steps of train, got 7"),
+        (Endless(), None, "a PyDataset without; say how many to take, .*steps=N.*num_batches"),
+        (generated().repeat(), None, "got an infinite one; say how many batches to take, .*steps=N"),
+    ],
+)
+def test_bad_steps(source, steps, problem):
+    with pytest.raises(DataError, match=problem):
+        load_data(source, steps=steps)
+
+
+def test_a_stream_that_may_have_no_end_is_read_up_to_a_limit(monkeypatch, capsys):
+    monkeypatch.setattr(long_read, "MOST_SAMPLES", 1000)
+    monkeypatch.setattr(long_read, "_LONG", 0)
+    unknown = generated().take(1000)
+    assert len(load_data(unknown).train) > 0
+    with pytest.raises(DataError, match=r"with an end, got 1,024 samples \(.*may give 1,000 samples or .*steps=N"):
+        load_data(generated())
+    assert "Reading train: 256 samples (" in capsys.readouterr().err
+    load_data(generated(), steps=1200)  # what is said to be meant is read
+    load_data(tf.data.Dataset.from_tensor_slices((np.ones((1200, 2), "float32"), np.arange(1200) % 2)))
+    monkeypatch.setattr(long_read, "MOST_SAMPLES", 10**9)
+    monkeypatch.setattr(long_read, "LARGEST_IN_MEMORY", 3000)
+    monkeypatch.setattr(long_read.shutil, "disk_usage", lambda folder: type("Disk", (), {"free": 10_000})())
+    with pytest.raises(DataError, match="got 512 samples"):  # 16 bytes each, above 5,000
+        load_data(generated())
+
+
+def raising(bad, at):
+    """Samples of which number `bad` raises, or which end before it or have another shape from there on."""
+
+    def samples():
+        for number in range(600):
+            if number == bad and at == "raise":
+                raise RuntimeError("lost")
+            yield np.ones(3 if number == bad and at == "shape" else 2, "float32"), number % 2
+
+    spec = (tf.TensorSpec((None,), tf.float32), SPEC[1])
+    return tf.data.Dataset.from_generator(samples, output_signature=spec)
+
+
+@pytest.mark.parametrize(("bad", "ahead"), [(0, False), (30, True), (300, True)])
+def test_the_sample_of_an_error_is_named(bad, ahead):
+    def check(x, number):
+        with tf.control_dependencies([tf.debugging.assert_none_equal(number, tf.constant(bad, number.dtype))]):
+            return tf.identity(x), number % 2
+
+    mapped = tf.data.Dataset.from_tensor_slices((np.ones((600, 2), "float32"), np.arange(600)))
+    mapped = mapped.map(check, num_parallel_calls=tf.data.AUTOTUNE)
+    shorter = tf.data.Dataset.from_tensor_slices((np.ones((bad, 2), "float32"), np.arange(bad)))
+    for stream in (mapped, raising(bad, "raise"), shorter.apply(tf.data.experimental.assert_cardinality(601))):
+        with pytest.raises(DataError, match=f"an error after {bad} samples: "):
+            load_data(stream.prefetch(64) if ahead else stream)
+
+
+@pytest.mark.parametrize("bad", [30, 300])
+def test_a_sample_of_another_shape_is_named(bad):
+    with pytest.raises(DataError, match=f"an error after {bad} samples: Cannot batch"):
+        load_data(raising(bad, "shape"))

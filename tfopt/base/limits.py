@@ -11,6 +11,7 @@ can form cycles. Files that honest programs write stay far below these limits.
 | members of an archive | `MOST_MEMBERS` | `tfopt.base.archives` |
 | arrays of a checkpoint; their bytes | `MOST_ARRAYS`; as many as its file has | `tfopt.base.archives` |
 | arrays of a .npz, labels | `LARGEST_DATA` | `tfopt.base.archives`, `tfopt.data` |
+| samples of a stream that may have no end | `MOST_SAMPLES` | `tfopt.data.long_read` |
 | pixels of one image | `LARGEST_IMAGE` | `tfopt.data.images` |
 | samples of one recording | `LARGEST_SOUND` | `tfopt.data.recordings` |
 | class numbers | `MOST_CLASSES` | `tfopt.tasks.labels` |
@@ -29,6 +30,7 @@ LARGEST_TFLITE = 2 * GIB  # the address space of a flatbuffer
 LARGEST_TENSORS = 8 * GIB
 # For data the values count, however well they compress: a mask or one-hot labels shrink a thousandfold.
 LARGEST_DATA = 8 * GIB
+MOST_SAMPLES = 10_000_000  # of a stream that does not say its length; steps= says that more are meant
 LARGEST_SOUND = 2**28  # samples of all channels; 25 minutes of stereo at 88.2 kHz
 # Decoded images and streams above this lie in a temporary file, which only the disk limits.
 LARGEST_IN_MEMORY = GIB

@@ -11,9 +11,10 @@ import numpy as np
 from tfopt.base import archives
 from tfopt.base.reading import reading
 from tfopt.data.arrays_by_name import Arrays
+from tfopt.data.collected import Samples
 from tfopt.data.parts import Parts
 from tfopt.data.split import NAMES
-from tfopt.data.streams import Samples, is_stream, read_stream, stream_notes
+from tfopt.data.streams import Steps, is_stream, read_stream, steps_by_part, stream_notes
 from tfopt.errors import DataError
 
 _NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -104,19 +105,26 @@ def read_arrays(source: Any) -> Parts:
     return _parts({"train": source}, "arrays")
 
 
-def read_dict(source: dict[str, Any]) -> Parts:
-    """Read a dict with train and optionally validation and test: streams, or (x, y) or (x, y, weights)."""
+def read_dict(source: dict[str, Any], steps: Steps | None = None) -> Parts:
+    """Read a dict with train and optionally validation and test: streams, or (x, y) or (x, y, weights).
+
+    Of streams, `steps` batches are taken, or all.
+    """
     if "train" not in source or not set(source) <= set(NAMES):
         raise DataError(
             "Expected a dict with train and, optionally, validation and test, got the keys "
             f"{sorted(map(str, source))}; rename them."
         )
-    return _parts(source, "arrays")
+    return _parts(source, "arrays", steps)
 
 
-def _parts(parts: Mapping[str, Any], source: str) -> Parts:
+def _parts(parts: Mapping[str, Any], source: str, steps: Steps | None = None) -> Parts:
     streams = [name for name, part in parts.items() if is_stream(part)]
-    read = {name: (read_stream if name in streams else _samples)(name, part) for name, part in parts.items()}
+    taken = steps_by_part(steps, streams)
+    read = {
+        name: read_stream(name, part, taken[name]) if name in streams else _samples(name, part)
+        for name, part in parts.items()
+    }
     return Parts(
         {name: (x, y) for name, (x, y, _) in read.items()},
         "batches" if streams else source,

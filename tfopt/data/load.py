@@ -48,6 +48,7 @@ def load_data(
     validation: float | None = None,
     test: float = 0.2,
     limit: int | None = None,
+    steps: int | Mapping[str, int] | None = None,
     task: str | None = None,
     features: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
@@ -59,8 +60,8 @@ def load_data(
         source: "digits" (scikit-learn's, 8x8); the path of a folder of images, recordings or texts (one folder per
             class, directly or below train, val or validation and test), of a .npz file or of a table (.csv, .tsv,
             .jsonl or .parquet, also .gz); (x, y), ((x_train, y_train), (x_test, y_test)) or (train, validation, test)
-            pairs; a dict of pairs or tf.data with train, validation, test; a finite tf.data.Dataset or PyDataset of
-            (x, y), batched or not; TFRecord files, one or a folder of them; "tfds:NAME" of tensorflow-datasets; a data
+            pairs; a dict of pairs or tf.data with train, validation, test; a tf.data.Dataset or PyDataset of (x, y),
+            batched or not; TFRecord files, one or a folder of them; "tfds:NAME" of tensorflow-datasets; a data
             set of Hugging Face; or a Dataset, returned unchanged. For several inputs x is a dict by name, or a list
             in the model's order; so is y for outputs. (x, y, weights) instead of (x, y) weighs the samples in training.
         preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), "caffe" or
@@ -75,6 +76,8 @@ def load_data(
             tenth, or a fifth of fewer than 1,000.
         test: fraction of train to split off if there is no test part.
         limit: the most samples in each of train, validation and test, spread over the classes.
+        steps: batches to take of each tf.data or PyDataset, also of one without an end (samples, of tf.data that is not
+            batched); by the name of the part, or one number for all. None takes all.
         task: what the labels mean, where they leave it open: "classification", "multilabel", "regression",
             "segmentation" or "forecasting". "reconstruction" makes the inputs the targets: labels are then 0 for normal
             samples and 1 for anomalies, or missing (an array alone). None judges by the labels.
@@ -97,10 +100,9 @@ def load_data(
     """
     if isinstance(source, Dataset):
         named: dict[str, Any] = {"preprocessing": preprocessing, "size": size, "color": color, "text": text}
-        named |= {"labels": labels, "validation": validation, "limit": limit, "task": task, "features": features}
-        if useless := [
-            name for name, value in {**named, "cache": cache, "mask_values": mask_values}.items() if value is not None
-        ]:
+        named |= {"labels": labels, "validation": validation, "limit": limit, "steps": steps, "task": task}
+        named |= {"features": features, "cache": cache, "mask_values": mask_values}
+        if useless := [name for name, value in named.items() if value is not None]:
             raise DataError(
                 f"Expected a Dataset alone, which is returned unchanged, also got {', '.join(useless)}; give them "
                 "where you load it."
@@ -119,6 +121,7 @@ def load_data(
             applied,
             features,
             values=task in _VALUES,
+            steps=steps,
         )
         return _loaded(
             parts,

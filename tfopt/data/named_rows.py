@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tfopt.data.cells import number_in
+from tfopt.data.collected import numbered
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.images import decode_image, is_encoded, is_pillow
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.stored import Collector
-from tfopt.data.streams import numbered
 from tfopt.data.table import Table
 from tfopt.data.tables import labels_of
 from tfopt.data.text import Text

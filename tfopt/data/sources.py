@@ -16,7 +16,7 @@ from tfopt.data.named_rows import NamedRows, read_rows
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import read_raw_folder
-from tfopt.data.streams import is_stream
+from tfopt.data.streams import Steps, has_streams, is_stream
 from tfopt.data.tables import read_table
 from tfopt.data.tfrecords import record_files, rows_of_records
 from tfopt.errors import DataError
@@ -60,14 +60,18 @@ def read_source(
     features: Mapping[str, Any] | None,
     *,
     values: bool = False,
+    steps: Steps | None = None,
 ) -> Parts:
     """Read `source`, as `load_data` takes it; `how` says how images are fed, or is the front end of other samples.
 
-    With `values`, labels in columns are values, even if they look like classes.
+    With `values`, labels in columns are values, even if they look like classes. `steps` are for streams.
 
     Raises:
         DataError: it cannot be read.
     """
+    if steps is not None and not has_streams(source):
+        came = source if isinstance(source, str | Path) else type(source).__name__
+        raise DataError(f"Expected tf.data or a PyDataset for steps=, got {came}; limit= takes some samples.")
     if rows := _named_rows(source, features):
         return read_rows(rows, text=text, labels=labels, how=how, values=values)
     kind, path = raw_kind(source), path_of(source) or Path()
@@ -78,7 +82,7 @@ def read_source(
         raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
     if isinstance(kind, FileKind):
         return read_raw_folder(path, kind, front_end)
-    return replace(_read_numbers(source), front_end=front_end)
+    return replace(_read_numbers(source, steps), front_end=front_end)
 
 
 def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | None:
@@ -117,12 +121,12 @@ def raw_kind(source: Any) -> FileKind | str | None:
     return TABLE if path.is_file() and is_table(path) else None
 
 
-def _read_numbers(source: Any) -> Parts:
+def _read_numbers(source: Any, steps: Steps | None) -> Parts:
     """Read images, numbers or, for a front end, raw samples in arrays."""
     if is_stream(source):
-        return read_dict({"train": source})
+        return read_dict({"train": source}, steps)
     if isinstance(source, dict):
-        return read_dict(source)
+        return read_dict(source, steps)
     if not isinstance(source, (str, Path)):
         return read_arrays(source)
     path = path_of(source)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from tfopt.base.limits import LARGEST_DATA
-from tfopt.base.words import reason_of
-from tfopt.data.arrays_by_name import count_samples
-from tfopt.data.stored import Collector
+from tfopt.base.words import counted
+from tfopt.data.collected import Samples, collected
 from tfopt.errors import DataError
 
-Samples = tuple[Any, Any, Any]
-"""Inputs, labels and weights, each an array or a dict of arrays; without weights these are None."""
 SAMPLES_AT_ONCE = 256
-_SIDES = ("inputs", "labels", "weights")
+Steps = int | Mapping[str, int]
+_UNEQUAL = re.compile(r"and element (\d+) had shape")
+"""In the error of tf.data about samples that cannot be batched."""
 
 
 def is_stream(source: Any) -> bool:
@@ -24,9 +21,33 @@ def is_stream(source: Any) -> bool:
     return is_tf_data(source) or is_batches(source)
 
 
-def read_stream(name: str, source: Any) -> Samples:
+def has_streams(source: Any) -> bool:
+    """Return whether `source` is a stream, or a dict in which one is."""
+    return any(map(is_stream, source.values())) if isinstance(source, dict) else is_stream(source)
+
+
+def steps_by_part(steps: Steps | None, names: list[str]) -> dict[str, int | None]:
+    """Return the steps to take of each stream.
+
+    Args:
+        steps: of all streams, or by the name of the part; None for all that a stream has.
+        names: of the parts that are streams.
+
+    Raises:
+        DataError: a number is not an integer above 0, or a part is no stream.
+    """
+    by_part: dict[str, Any] = dict(steps) if isinstance(steps, Mapping) else dict.fromkeys(names, steps)
+    if others := [part for part in by_part if part not in names]:
+        raise DataError(f"Expected steps for {', '.join(names)}, got some for {others[0]!r}; leave them out.")
+    for part, number in by_part.items():
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise DataError(f"Expected steps of {part} as an integer of at least 1, got {number!r}.")
+    return {name: by_part.get(name) for name in names}
+
+
+def read_stream(name: str, source: Any, steps: int | None = None) -> Samples:
     """Return what `read_tf_data` or `read_batches` does."""
-    return read_tf_data(name, source) if is_tf_data(source) else read_batches(name, source)
+    return read_tf_data(name, source, steps) if is_tf_data(source) else read_batches(name, source, steps)
 
 
 def is_tf_data(source: Any) -> bool:
@@ -41,14 +62,19 @@ def stream_notes(names: list[str]) -> tuple[str, ...]:
     return (f"{', '.join(names)} read once from their batches, including what the pipeline does to the values",)
 
 
-def read_tf_data(name: str, data: Any) -> Samples:
-    """Read a finite tf.data.Dataset of (x, y) or (x, y, weights) once, batched or not.
+def read_tf_data(name: str, data: Any, steps: int | None = None) -> Samples:
+    """Read a tf.data.Dataset of (x, y) or (x, y, weights) once, batched or not.
 
     x, y and weights may be dicts or tuples. Large inputs go into a temporary file.
 
+    Args:
+        name: of the part.
+        data: finite, unless `steps` are given.
+        steps: the elements to take, batches or, if it is not batched, samples; None for all.
+
     Raises:
-        DataError: other elements, an infinite cardinality, samples of different shapes, an error of the pipeline, or
-            shapes that do not show whether the data is batched.
+        DataError: other elements, an infinite cardinality, fewer elements than `steps`, samples of different shapes, an
+            error of the pipeline, or shapes that do not show whether the data is batched.
     """
     import tensorflow as tf
 
@@ -58,128 +84,73 @@ def read_tf_data(name: str, data: Any) -> Samples:
             f"Expected {name} as tf.data of (x, y) or (x, y, weights), each a tensor or several in a dict or tuple, "
             f"got elements {spec}; map it to such pairs."
         )
-    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError(f"Expected {name} as tf.data with an end, got an infinite one; use take(n).")
-    if int(data.cardinality()) == 0:
+    stated = int(data.cardinality())
+    if stated == tf.data.INFINITE_CARDINALITY and steps is None:
+        raise DataError(
+            f"Expected {name} as tf.data with an end, got an infinite one; say how many batches to take, "
+            "load_data(..., steps=N), or use take(n)."
+        )
+    if stated == 0:
         raise DataError(f"Expected samples in {name}, got an empty tf.data; add some.")
+    if stated > 0:
+        _check_steps(name, steps, stated)
     batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec[:2])))
-    batches = (data if batched else data.batch(SAMPLES_AT_ONCE)).map(lambda *sides: tuple(map(_by_name, sides)))
-    return collected(name, batches.as_numpy_iterator())
+    count = _Count()
+    data = count.through(data if steps is None else data.take(steps))
+    batches = (data if batched else data.batch(SAMPLES_AT_ONCE)).with_options(count.exact())
 
+    def place(error: Exception, before: int) -> int:
+        unequal = _UNEQUAL.search(str(error))
+        return before if batched else before + int(unequal[1]) if unequal else count.passed
 
-def collected(name: str, batches: Iterable[Any]) -> Samples:
-    """Return all batches of (x, y) or (x, y, weights), each an array or a dict of arrays.
-
-    Many inputs become a `StoredArray`.
-
-    Args:
-        name: of the part.
-        batches: read once.
-
-    Raises:
-        DataError: there are none, one is of another form or has more inputs than labels, they differ in shape, labels
-            are too large, or reading one fails.
-    """
-    sides: tuple[dict[str, Collector], ...] = ({}, {}, {})
-    first: Any = None
-    for number, batch in enumerate(_checked(name, batches)):
-        first = batch if first is None else first
-        each = zip(_SIDES, batch, first, strict=False)
-        named = {what: _same_names(f"{name} {what}", arrays, like) for what, arrays, like in each}
-        _check_lengths(name, number, named)
-        for collectors, (what, arrays) in zip(sides, named.items(), strict=False):
-            for key, array in arrays.items():
-                most = None if what == "inputs" else LARGEST_DATA
-                collectors.setdefault(key, Collector(f"{name} {what} {key}".rstrip(), most)).append(array)
-    if first is None:
-        raise DataError(f"Expected samples in {name}, got none; add some.")
-    found = [{key: each.result() for key, each in collectors.items()} for collectors in sides]
-    x, y, weights = (
-        arrays if isinstance(like, dict) else arrays[""] if arrays else None
-        for arrays, like in zip(found, (*first, None)[:3], strict=True)
+    read = collected(
+        name, batches.as_numpy_iterator(), place=place, ends=stated != tf.data.UNKNOWN_CARDINALITY or steps is not None
     )
-    return x, y, weights
+    _check_steps(name, steps, count.passed)
+    return read
 
 
-def _same_names(what: str, arrays: Any, like: Any) -> dict[str, np.ndarray]:
-    """Return arrays by name, "" for the only one. Raise `DataError` unless the names are those of the first batch."""
-    names = [list(each) if isinstance(each, dict) else [] for each in (arrays, like)]
-    if set(names[0]) != set(names[1]):
-        came, expected = (", ".join(map(str, each)) or "one array" for each in names)
-        raise DataError(f"Expected {what} in every batch as in the first, {expected}; got {came}. Give each batch all.")
-    named = arrays if isinstance(arrays, dict) else {"": arrays}
-    if nested := [key for key, each in named.items() if isinstance(each, dict | list | tuple) or each is None]:
+def _check_steps(name: str, steps: int | None, found: int) -> None:
+    """Raise `DataError` if a stream of `found` elements has fewer than `steps`."""
+    if steps is not None and found < steps:
         raise DataError(
-            f"Expected {what} as an array, or a dict with an array for each name, got {type(named[nested[0]]).__name__}"
-            f"{f' for {nested[0]!r}' if nested[0] else ''}; give each array a name of its own."
-        )
-    return {str(key): np.asarray(each) for key, each in named.items()}
-
-
-def _check_lengths(name: str, number: int, sides: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Raise `DataError` unless all arrays of batch `number` have as many samples, or later ones would be shifted."""
-    named = {f"{what} {key}".rstrip(): array for what, arrays in sides.items() for key, array in arrays.items()}
-    if single := [what for what, array in named.items() if not array.ndim]:
-        raise DataError(
-            f"Expected an axis of samples in every array of a batch, got one value as {single[0]} in batch {number:,} "
-            f"of {name} (the first is 0); give each sample its own."
-        )
-    if len({len(array) for array in named.values()}) > 1:
-        came = ", ".join(f"{len(array):,} {what}" for what, array in named.items())
-        raise DataError(
-            f"Expected equally many inputs and labels in every batch of {name}, got {came} in batch {number:,} (the "
-            "first is 0); pair them up."
+            f"Expected {counted(steps, 'step')} of {name}, got {found:,}, where it ends; lower steps or leave it out."
         )
 
 
-def numbered(
-    name: str, items: Iterable[Any], samples: Callable[[Any], int] = lambda item: 1
-) -> Iterator[tuple[int, Any]]:
-    """Yield each item after the number of samples before it; an error of the iteration says this number.
+class _Count:
+    """Counts the elements of a tf.data pipeline that come without an error, also where they are batched afterwards."""
 
-    Args:
-        name: of the part.
-        items: rows or batches.
-        samples: returns how many an item has.
+    def __init__(self) -> None:
+        import tensorflow as tf
 
-    Raises:
-        DataError: iterating fails.
-    """
-    iterator, count = iter(items), 0
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"Expected {name} samples of one shape until the end, got an error after {count:,} samples: "
-                f"{reason_of(error)}; correct their source."
-            ) from error
-        yield count, item
-        count += samples(item)
+        with tf.device("CPU"):
+            self._passed = tf.Variable(0, trainable=False, dtype=tf.int64)
 
+    def through(self, data: Any) -> Any:
+        """Return `data` with its elements counted, and tuples of tensors by their numbers."""
+        import tensorflow as tf
 
-def _checked(name: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield `batches` as tuples of arrays, or of dicts of them. Raise `DataError` for one of another form."""
-    sides = 0
-    for count, batch in numbered(name, batches, lambda batch: count_samples(_by_number(batch[0]))):
-        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3) or len(batch) != (sides or len(batch)):
-            came = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
-            raise DataError(
-                f"Expected {name} as batches of (x, y) or (x, y, weights), all of one form, got {came} after {count:,} "
-                "samples; correct the pipeline."
-            )
-        sides = len(batch)
-        yield tuple(_by_number(side) for side in batch)
+        def one(*sides: Any) -> Any:
+            with tf.control_dependencies([self._passed.assign_add(1)]):
+                return tf.nest.map_structure(tf.identity, tuple(map(_by_name, sides)))
 
+        return data.map(one)
 
-def _by_number(side: Any) -> Any:
-    """Return a list of arrays, of several inputs or outputs, by their numbers; other values unchanged."""
-    several = isinstance(side, list | tuple) and side and all(hasattr(each, "shape") for each in side)
-    return {str(number): each for number, each in enumerate(side)} if several else side
+    @staticmethod
+    def exact() -> Any:
+        """Return options without which elements behind an error would be counted, since they are read ahead."""
+        import tensorflow as tf
+
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False
+        options.experimental_optimization.map_and_batch_fusion = False
+        return options
+
+    @property
+    def passed(self) -> int:
+        """The number of elements so far."""
+        return int(self._passed.numpy())
 
 
 def is_batches(source: Any) -> bool:
@@ -188,16 +159,21 @@ def is_batches(source: Any) -> bool:
     return counted and all(hasattr(source, name) for name in ("__getitem__", "on_epoch_end"))
 
 
-def read_batches(name: str, source: Any) -> Samples:
+def read_batches(name: str, source: Any, steps: int | None = None) -> Samples:
     """Read a PyDataset of batches (x, y) or (x, y, weights) once, in their order; large inputs go into a file.
 
     Raises:
-        DataError: it has no end, or as `collected`.
+        DataError: it has no end and there are no `steps`, it has fewer batches than these, or as `collected`.
     """
     number = source.num_batches if hasattr(type(source), "num_batches") else len(source)
-    if number is None:
-        raise DataError(f"Expected {name} as batches with an end, got a PyDataset without; give it a num_batches.")
-    return collected(name, (source[place] for place in range(number)))
+    if number is None and steps is None:
+        raise DataError(
+            f"Expected {name} as batches with an end, got a PyDataset without; say how many to take, "
+            "load_data(..., steps=N), or give it a num_batches."
+        )
+    if number is not None:
+        _check_steps(name, steps, number)
+    return collected(name, (source[place] for place in range(number if steps is None else steps)))
 
 
 def _is_flat(part: Any) -> bool:
