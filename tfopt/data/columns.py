@@ -24,7 +24,11 @@ def is_table(path: Path) -> bool:
 
 
 def read_columns(
-    path: Path, texts: Collection[str] = (), needed: Collection[str] = (), labels: str | None = None
+    path: Path,
+    texts: Collection[str] = (),
+    needed: Collection[str] = (),
+    labels: str | None = None,
+    verbatim: Collection[str] = (),
 ) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a table, and notes on how it is read.
 
@@ -33,6 +37,7 @@ def read_columns(
     Args:
         path: of the file.
         texts: columns of a CSV whose values are texts even if they look like numbers.
+        verbatim: such columns in which NA and the like are texts too; an empty field is an empty text.
         needed: columns that are not left out if they have other values, such as dates or lists.
         labels: the column of labels, which of a CSV are texts if they are written as "007".
 
@@ -42,7 +47,7 @@ def read_columns(
     """
     check_bytes(path.stat().st_size, str(path))
     with reading(lambda why: DataError(f"Expected a readable table, got {path}: {why}; correct the file.")):
-        table, notes = _READERS[_suffix(path)](path, texts, labels)
+        table, notes = _READERS[_suffix(path)](path, texts, labels, verbatim)
         names = [name.strip() for name in table.column_names]
     check_bytes(table.nbytes, str(path))
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -63,23 +68,29 @@ def _suffix(path: Path) -> str:
     return suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
 
 
-def _csv(path: Path, texts: Collection[str], labels: str | None, separator: str | None = None) -> Read:
-    return read_delimited(path, separator, texts, labels)
+def _csv(
+    path: Path,
+    texts: Collection[str],
+    labels: str | None,
+    verbatim: Collection[str],
+    separator: str | None = None,
+) -> Read:
+    return read_delimited(path, separator, texts, labels, verbatim)
 
 
-def _json_lines(path: Path, texts: Collection[str], labels: str | None) -> Read:
+def _json_lines(path: Path, *_: Any) -> Read:
     from pyarrow import json
 
     return json.read_json(path, json.ReadOptions(block_size=BLOCK)), ()
 
 
-def _parquet(path: Path, texts: Collection[str], labels: str | None) -> Read:
+def _parquet(path: Path, *_: Any) -> Read:
     from pyarrow import parquet
 
     return parquet.read_table(path), ()
 
 
-_READERS: dict[str, Callable[[Path, Collection[str], str | None], Read]] = {
+_READERS: dict[str, Callable[[Path, Collection[str], str | None, Collection[str]], Read]] = {
     ".csv": _csv,
     ".tsv": partial(_csv, separator="\t"),
     ".jsonl": _json_lines,

@@ -7,6 +7,7 @@ import gzip
 import io
 import re
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -25,7 +26,11 @@ _COMMA, _POINT = re.compile(r"\d,\d"), re.compile(r"\d\.\d")
 
 
 def read_delimited(
-    path: Path, separator: str | None, texts: Collection[str], labels: str | None = None
+    path: Path,
+    separator: str | None,
+    texts: Collection[str],
+    labels: str | None = None,
+    verbatim: Collection[str] = (),
 ) -> tuple[Any, tuple[str, ...]]:
     """Return a file of separated values as a table of pyarrow, and notes.
 
@@ -34,6 +39,7 @@ def read_delimited(
         separator: of columns; None takes the one that gives the header the most columns.
         texts: columns whose values are texts even if they look like numbers.
         labels: a column whose values are texts if they are whole numbers written otherwise than these print, as "007".
+        verbatim: columns of texts in which nothing stands for a missing value.
 
     Raises:
         DataError: the file is in another encoding, or a quote in it is never closed.
@@ -51,22 +57,26 @@ def read_delimited(
         _check_quotes(path, found)
     decimal_comma = found == ";" and bool(_COMMA.search(head)) and not _POINT.search(head)
     names = next(csv.reader(io.StringIO(head), delimiter=found), [])
-    convert = arrow.ConvertOptions(
+    convert = partial(
+        arrow.ConvertOptions,
         null_values=list(MISSING),
-        strings_can_be_null=True,
         quoted_strings_can_be_null=False,
         decimal_point="," if decimal_comma else ".",
-        column_types={name: string() for name in names if name.strip() in texts},
+        column_types={name: string() for name in names if name.strip() in {*texts, *verbatim}},
     )
     reading = arrow.ReadOptions(block_size=BLOCK, encoding="utf-16" if encoding == "utf-16" else "utf8")
     parsing = arrow.ParseOptions(delimiter=found, newlines_in_values=True, invalid_row_handler=_of_blank_line)
-    table = arrow.read_csv(path, reading, parsing, convert)
+    table = arrow.read_csv(path, reading, parsing, convert(strings_can_be_null=True))
     for place, name in enumerate(table.column_names):
         if name.strip() == labels and _are_whole(table.column(place)):
-            convert.column_types, convert.include_columns = {name: string()}, [name]
-            written = arrow.read_csv(path, reading, parsing, convert)[name]
+            asked = convert(strings_can_be_null=True, include_columns=[name], column_types={name: string()})
+            written = arrow.read_csv(path, reading, parsing, asked)[name]
             if compute.any(compute.match_substring_regex(written, PADDED)).as_py():
                 table = table.set_column(place, name, written)
+    if whole := [name for name in table.column_names if name.strip() in verbatim and names.count(name) == 1]:
+        asked = convert(strings_can_be_null=False, include_columns=whole)  # for all columns of a reading alike
+        for name, column in zip(whole, arrow.read_csv(path, reading, parsing, asked).columns, strict=True):
+            table = table.set_column(table.column_names.index(name), name, column)
     notes = [f"columns are separated by {found!r}"] if found != (separator or ",") else []
     return table, (*notes, *(["numbers have a decimal comma"] if decimal_comma else []))
 

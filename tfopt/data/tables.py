@@ -100,7 +100,9 @@ def _read(
     if isinstance(front_end, Text):
         needed |= {text or front_end.column}
     if not isinstance(front_end, Table):
-        return read_columns(path, needed=needed, labels=labels)
+        column = text or (front_end if isinstance(front_end, Text) else Text()).column
+        verbatim = () if column == labels else (column,)
+        return read_columns(path, needed=needed, labels=labels, verbatim=verbatim)
     known = {column.name for column in front_end.columns}
     return read_columns(path, front_end.texts, needed | known | set(front_end.categories), labels)
 
