@@ -250,3 +250,114 @@ def test_a_file_says_it_in_the_form_of_its_schema(result):
     ids = data.test.x()
     assert made.lite.inputs[0].dtype == "int32"
     np.testing.assert_allclose(made.lite.predict(ids), made.model.predict(ids, verbose=0), atol=0.02)
+
+
+WORDS = ["käse good", "bad 中", "good"] * 13
+
+
+def stream_of(words, size=None, drop=False):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((words, np.arange(len(words)) % 2))
+    return data.batch(size, drop_remainder=drop) if size else data
+
+
+class Words(keras.utils.PyDataset):
+    """Batches of NumPy's strings, of another length in each."""
+
+    def __len__(self):
+        return 13
+
+    def __getitem__(self, index):
+        return np.array(WORDS[3 * index : 3 * index + 3]), np.arange(3) % 2 ^ index % 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda: stream_of(WORDS),
+        lambda: stream_of(WORDS, 5),
+        lambda: stream_of(WORDS, 13, drop=True),
+        lambda: (np.array([word.encode() for word in WORDS]), np.arange(39) % 2),
+        lambda: (texts_of(*(word.encode() for word in WORDS)), np.arange(39) % 2),
+        Words,
+    ],
+    ids=["samples", "batches", "whole batches", "bytes", "objects", "PyDataset"],
+)
+def test_bytes_are_texts_in_utf8(source):
+    data, expected = (
+        load_data(each, preprocessing=Text()) for each in (source(), (texts_of(*WORDS), np.arange(39) % 2))
+    )
+    assert data.preprocessing.vocabulary == expected.preprocessing.vocabulary
+    assert {"käse", "中"} < set(data.preprocessing.vocabulary)
+    np.testing.assert_array_equal(data.test.x(), expected.test.x())
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_a_text_in_another_encoding_is_named(size):
+    words = [word.encode() for word in WORDS]
+    words[30] = "käse".encode("latin-1")
+    with pytest.raises(DataError, match=r"train inputs as texts in UTF-8, got other bytes in sample 30: b'k\\xe4se'"):
+        load_data(stream_of(words, size), preprocessing=Text())
+
+
+def test_texts_without_a_front_end_and_by_name():
+    with pytest.raises(
+        DataError, match=r"inputs as numbers, got dtype object; .*preprocessing=tfopt\.inputs\.Text\(\)"
+    ):
+        load_data(stream_of(WORDS))
+    with pytest.raises(DataError, match="Expected texts as one array, got review by name"):
+        load_data(({"review": texts_of(*WORDS)}, np.arange(39) % 2), preprocessing=Text())
+
+
+def test_a_model_that_takes_strings_is_told_what_to_do():
+    layer = keras.layers.TextVectorization(output_sequence_length=2)
+    layer.adapt(WORDS)
+    behind = [keras.layers.Embedding(6, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((), dtype="string"), layer, *behind])
+    pair = (texts_of(*WORDS), np.arange(39) % 2)
+    with pytest.raises(tfopt.errors.ModelError, match=r"takes numbers, got strings .*Text\(vocabulary=layer\.get_voc"):
+        tfopt.optimize(model, [tfopt.FineTune()], pair, quiet=True)
+    advised = load_data(pair, preprocessing=Text(vocabulary=layer.get_vocabulary(), length=2))
+    rest = keras.Sequential([keras.Input((2,), dtype="int32"), *behind])
+    import tensorflow as tf
+
+    np.testing.assert_allclose(rest(advised.test.x()), model(tf.constant(_texts_back(layer, advised))))
+
+
+def _texts_back(layer, data):
+    """The texts of the test part, from the vocabulary of the layer: another way back."""
+    names = layer.get_vocabulary()
+    return [" ".join(names[number] for number in row if number) for row in data.test.x()]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_columns_of_texts_are_texts_as_they_stand(tmp_path, ending):
+    mark = "\t" if ending == ".tsv" else ","
+    values = ["007", "NA", "1.50", "null", "nan"] * 8
+    path = tmp_path / f"a{ending}"
+    path.write_text(
+        "\n".join(
+            mark.join(row) for row in [("text", "label", "more"), *zip(values, "ab" * 20, ["NA"] * 40, strict=True)]
+        )
+    )
+    data = load_data(path)
+    assert set(data.preprocessing.vocabulary) == {"", "[UNK]", "007", "na", "150", "null", "nan"}
+    path.write_text(path.read_text().replace("text", "code", 1))
+    np.testing.assert_array_equal(load_data(path, text="code").train.x(), data.train.x())
+    path.write_text(f"text{mark}label\n" + "\n".join(f"{number}{mark}{'ab'[number % 2]}" for number in range(40)))
+    assert load_data(path).input_shape == (1,)
+    path.write_text(path.read_text().replace("\n3" + mark, "\n" + mark, 1))
+    with pytest.raises(DataError, match="got 1 empty text in 'text', the first is row 3"):
+        load_data(path)
+
+
+def test_most_tokens_unknown_are_a_note():
+    """Of 2 + 3 tokens, 4 are unknown; the fourth token of a text is cut."""
+    text = Text(vocabulary=("", "[UNK]", "a", "b"), length=3)
+    parts = [texts_of("a b"), texts_of("a x"), texts_of("x y z a")]
+    assert text.notes(parts)[0].startswith("80 % of the tokens in the validation and test texts are unknown")
+    assert text.notes([texts_of("x"), texts_of("a x"), texts_of("b y")]) == ()  # half of them are not most
+    assert "languages without blanks" in text.notes([texts_of("我喜欢这部电影")])[0]
+    notes = load_data((texts_of(*(f"电影{n}好" for n in range(40))), np.arange(40) % 2), preprocessing=Text()).notes
+    assert any(note.startswith("100 % of the tokens in the validation and test texts are unknown") for note in notes)

@@ -15,6 +15,7 @@ from tfopt.data.collected import Samples
 from tfopt.data.parts import Parts
 from tfopt.data.split import NAMES
 from tfopt.data.streams import Steps, is_stream, read_stream, steps_by_part, stream_notes
+from tfopt.data.text import as_strings
 from tfopt.errors import DataError
 
 _NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -188,11 +189,12 @@ def _counts(values: Any) -> set[int]:
 
 def _array(name: str, values: Any) -> np.ndarray:
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise DataError(
             f"Expected {name} as an array, got rows of differing shapes ({error}); make them equal."
         ) from error
+    return as_strings(name, array) if array.dtype.kind in "SO" else array
 
 
 def _expected(source: Any) -> str:

@@ -50,7 +50,11 @@ def _check_numbers(name: str, inputs: Arrays, labels: Arrays) -> None:
 def check_inputs(name: str, inputs: np.ndarray) -> None:
     """Raise `DataError` unless inputs (n, ...), n > 0, are numbers, finite as float32."""
     if inputs.dtype.kind not in "biuf":
-        raise DataError(f"Expected {name} inputs as numbers, got dtype {inputs.dtype}; encode them as numbers first.")
+        texts = "for texts, preprocessing=tfopt.inputs.Text() does" if inputs.dtype.kind in "OSU" else ""
+        raise DataError(
+            f"Expected {name} inputs as numbers, got dtype {inputs.dtype}; encode them as numbers first"
+            f"{texts and '; '}{texts}."
+        )
     if inputs.ndim < 2:
         raise DataError(
             f"Expected {name} inputs of shape (n, ...), at least two axes, got {inputs.shape}; reshape "
@@ -88,6 +92,18 @@ def check_narrow_inputs(parts: Sequence[Arrays]) -> None:
     """
     for name, what in zip(parts[0] if isinstance(parts[0], dict) else [""], names_of(parts[0], "inputs"), strict=True):
         check_float32(what, [part[name] if isinstance(part, dict) else part for part in parts])
+
+
+def require_numbers(model: Any) -> None:
+    """Raise `ModelError` if a Keras model or a `LiteModel` takes strings, which a front end is for."""
+    inputs = getattr(model, "inputs", None) or ()
+    if strings := [str(tensor.name) for tensor in inputs if "string" in str(getattr(tensor, "dtype", ""))]:
+        raise ModelError(
+            f"Expected a model that takes numbers, got strings as the input {strings[0]!r}. Give the model behind its "
+            "layer for texts, and data with preprocessing=tfopt.inputs.Text(vocabulary=layer.get_vocabulary(), "
+            "length=...), where length is the output_sequence_length of a TextVectorization: a .tflite with this front "
+            "end answers as both do."
+        )
 
 
 def check_bytes(size: int, what: str) -> None:

@@ -12,6 +12,7 @@ from tfopt.base.words import reason_of
 from tfopt.data.arrays_by_name import count_samples
 from tfopt.data.long_read import LongRead
 from tfopt.data.stored import Collector
+from tfopt.data.text import as_strings
 from tfopt.errors import DataError
 
 Samples = tuple[Any, Any, Any]
@@ -52,7 +53,9 @@ def collected(name: str, batches: Iterable[Any], *, place: Place = _after_those_
         for collectors, (what, arrays) in zip(sides, named.items(), strict=False):
             for key, array in arrays.items():
                 most = None if what == "inputs" else LARGEST_DATA
-                collectors.setdefault(key, Collector(f"{name} {what} {key}".rstrip(), most)).append(array)
+                collectors.setdefault(key, Collector(f"{name} {what} {key}".rstrip(), most)).append(
+                    as_strings(f"{name} {what}", array, progress.samples)
+                )
         progress.add([array for arrays in named.values() for array in arrays.values()])
     if first is None:
         raise DataError(f"Expected samples in {name}, got none; add some.")

@@ -9,7 +9,7 @@ from tfopt.base.progress import Listener, Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, mask_values_beside, raw_front_end_beside
-from tfopt.data.check import fit_inputs
+from tfopt.data.check import fit_inputs, require_numbers
 from tfopt.data.fitting import COLORS, fitted_to
 from tfopt.data.folder import holds_masks
 from tfopt.data.ids import check_ids
@@ -56,7 +56,9 @@ def data_for(
 
     Raises:
         DataError: as `load_data`; or numbers without a row in a table in which the model looks them up.
+        ModelError: the model takes strings.
     """
+    require_numbers(model)
     options: dict[str, Any] = {"limit": limit, "text": text, "labels": labels, "task": task}
     if isinstance(source, Dataset):
         return _with_known_ids(named_as(model, load_data(source, preprocessing=preprocessing, **options)), model)
@@ -126,7 +128,9 @@ def with_or_without_labels(
 
     Raises:
         DataError: as `data_for` or `unlabeled`.
+        ModelError: the model takes strings.
     """
+    require_numbers(model)
     given: dict[str, Any] = {
         "preprocessing": preprocessing,
         "limit": limit,

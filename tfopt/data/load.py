@@ -286,9 +286,14 @@ def _inputs(
     """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
     picked = {name: take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
     if parts.front_end:
+        if isinstance(picked["train"], dict):
+            raise DataError(
+                f"Expected {parts.front_end.subject} as one array, got {', '.join(picked['train'])} by name; give the "
+                "array alone."
+            )
         fitted, notes = parts.front_end.fitted(picked["train"])
         stored = {name: fitted.stored(raw) for name, raw in picked.items()}
-        return stored, fitted, (*notes, *fitted.notes(list(picked.values())))
+        return stored, fitted, (*notes, *fitted.notes([picked[name] for name in NAMES]))
     assert isinstance(preprocessing, Preprocessing)
     if not parts.files:
         converted = {name: _converted(x, preprocessing, name) for name, x in picked.items()}

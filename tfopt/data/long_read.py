@@ -28,7 +28,7 @@ class LongRead:
 
     def __init__(self, name: str, *, ends: bool) -> None:
         self._name, self._ends = name, ends
-        self._samples = self._bytes = 0
+        self.samples = self._bytes = 0
         self._began, self._pause = time.monotonic(), _LONG
         self._room = 0 if ends else max(LARGEST_IN_MEMORY, shutil.disk_usage(tempfile.gettempdir()).free // 2)
 
@@ -38,9 +38,9 @@ class LongRead:
         Raises:
             DataError: there are too many for a stream that may have no end.
         """
-        self._samples += len(arrays[0])
+        self.samples += len(arrays[0])
         self._bytes += sum(array.nbytes for array in arrays)
-        if not self._ends and (self._samples > MOST_SAMPLES or self._bytes > self._room):
+        if not self._ends and (self.samples > MOST_SAMPLES or self._bytes > self._room):
             raise DataError(
                 f"Expected {self._name} with an end, got {self._read} and more: a stream that does not say how long it "
                 f"is may give {MOST_SAMPLES:,} samples or {self._room / GIB:.3g} GiB, half of the free disk space; say "
@@ -53,4 +53,4 @@ class LongRead:
 
     @property
     def _read(self) -> str:
-        return f"{self._samples:,} samples ({self._bytes / GIB:.3g} GiB)"
+        return f"{self.samples:,} samples ({self._bytes / GIB:.3g} GiB)"

@@ -94,7 +94,8 @@ def read_tf_data(name: str, data: Any, steps: int | None = None) -> Samples:
         raise DataError(f"Expected samples in {name}, got an empty tf.data; add some.")
     if stated > 0:
         _check_steps(name, steps, stated)
-    batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec[:2])))
+    texts = tf.nest.flatten(spec[0])[0].dtype == tf.string
+    batched = _is_batched(name, texts, *(_shape(part, index, data) for index, part in enumerate(spec[:2])))
     count = _Count()
     data = count.through(data if steps is None else data.take(steps))
     batches = (data if batched else data.batch(SAMPLES_AT_ONCE)).with_options(count.exact())
@@ -200,11 +201,14 @@ def _shape(spec: Any, index: int, data: Any) -> tuple[int | None, ...]:
     return tuple(spec.shape)
 
 
-def _is_batched(name: str, x: tuple[int | None, ...], y: tuple[int | None, ...]) -> bool:
-    """Return whether the data is batched: x and y then share the leading axis, which single samples rarely do."""
+def _is_batched(name: str, texts: bool, x: tuple[int | None, ...], y: tuple[int | None, ...]) -> bool:
+    """Return whether the data is batched: x and y then share the leading axis, which single samples rarely do.
+
+    A single sample of `texts` has no axis.
+    """
     if not x or not y or x[0] != y[0]:
         return False
-    if x[0] is None or len(x) >= 4:
+    if x[0] is None or len(x) >= 4 or texts:
         return True
     if len(x) == 1:
         return False

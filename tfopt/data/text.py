@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,7 @@ PADDING, UNKNOWN = "", "[UNK]"
 _PUNCTUATION = string.punctuation.encode()
 _HELD_WHOLE = 0.99  # of the training texts, by the length that is chosen
 _LONGEST = 512
+_MANY_UNKNOWN = 0.5  # a larger share of unknown tokens is worth a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class Text(FrontEnd):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise DataError(f"Expected {name} of at least {least}, got {value!r}.")
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))  # a list, as layers return it, will do
         if self.vocabulary and self.vocabulary[:2] != (PADDING, UNKNOWN):
             raise DataError(
                 f"Expected a vocabulary that begins with {PADDING!r} and {UNKNOWN!r}, got {self.vocabulary[:2]}; "
@@ -129,6 +131,24 @@ class Text(FrontEnd):
             row[: len(known)] = known
         return ids
 
+    @override
+    def notes(self, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
+        """Return a note if most tokens of `parts` but the first, that of training, are unknown."""
+        known, total = set(self.vocabulary), 0
+        unknown = 0
+        for text in itertools.chain.from_iterable(parts[1:] or parts):
+            tokens = self.tokens(text)[: self.length]
+            total += len(tokens)
+            unknown += sum(token not in known for token in tokens)
+        if unknown <= _MANY_UNKNOWN * total:
+            return ()
+        where = "the validation and test texts" if len(parts) > 1 else "the texts"
+        return (
+            f"{100 * unknown / total:.3g} % of the tokens in {where} are unknown to the vocabulary, all alike to a "
+            "model: give more training texts; in languages without blanks between words (Chinese, Japanese, Thai), separate "
+            "words or characters by blanks first",
+        )
+
     def tokens(self, text: str) -> list[str]:
         """Return the tokens of `text`."""
         words = text.encode().lower().translate(None, _PUNCTUATION).split()
@@ -184,6 +204,33 @@ def vocabulary_of(rows: Iterable[list[str]], size: int) -> tuple[str, ...]:
     # As Keras does: by number, then by name, the last first. Names are compared as the bytes that they are there.
     ordered = sorted(counts, key=lambda token: (counts[token], token.encode()), reverse=True)
     return (PADDING, UNKNOWN, *ordered[: size - 2])
+
+
+def as_strings(name: str, texts: np.ndarray, before: int = 0) -> np.ndarray:
+    """Return an array of texts (n, ...) as objects, bytes decoded from UTF-8; an array of other values unchanged.
+
+    Args:
+        name: of the array in messages.
+        texts: what tf.data and NumPy have: bytes, or strings of one length.
+        before: the number of samples before the first.
+
+    Raises:
+        DataError: bytes are no UTF-8; the sample is named.
+    """
+    bytes_inside = texts.dtype.kind == "O" and any(isinstance(text, bytes) for text in texts.flat)
+    if texts.dtype.kind not in "SU" and not bytes_inside:
+        return texts
+    found = texts.astype(object)
+    for place, text in np.ndenumerate(found):
+        try:
+            found[place] = text.decode() if isinstance(text, bytes) else text
+        except UnicodeDecodeError as error:
+            sample = before + (place[0] if place else 0)
+            raise DataError(
+                f"Expected {name} as texts in UTF-8, got other bytes in sample {sample:,}: {text!r:.60}; decode them "
+                "as what they are."
+            ) from error
+    return found
 
 
 def check_texts(name: str, raw: np.ndarray) -> None:
