@@ -762,3 +762,20 @@ def test_folders_of_classes_are_values_only_if_their_names_are(tmp_path):
     data = load_data(tmp_path / "2.5" / "all", task="regression")
     assert (data.task, data.class_names, set(data.train.y())) == ("regression", None, {2.5, 10})
     assert "the names of the classes are taken as their values: 10, 2.5" in data.notes
+
+
+def test_soft_labels_are_values_with_a_note() -> None:
+    labels = np.random.default_rng(0).dirichlet((1, 1, 1), 100).astype("float32")
+    data = load_data((X[:1].repeat(100, axis=0), labels))
+    assert data.task == "regression" and any("fractions that sum to 1" in note for note in data.notes)
+    notes = load_data((X[:1].repeat(100, axis=0), labels * 0.9)).notes
+    assert not any("fractions" in note for note in notes)
+
+
+def test_masked_values_are_refused() -> None:
+    masked = np.ma.masked_array(X, np.arange(X.size).reshape(X.shape) == 5)
+    with pytest.raises(DataError, match="train inputs without masked values, got 1 in a masked array"):
+        load_data((masked, Y))
+    with pytest.raises(DataError, match="train labels without masked values"):
+        load_data((X, np.ma.masked_equal(Y, 1)))
+    assert load_data((np.ma.masked_array(X), Y)).fingerprint == load_data((X, Y)).fingerprint

@@ -1,6 +1,8 @@
 """Recordings as spectrograms: the references are tf.signal, tones whose band is known, and SciPy's WAV writer."""
 
 import json
+import struct
+import sys
 from pathlib import Path
 
 import keras
@@ -273,3 +275,47 @@ def test_the_lines_for_devices_compute_what_the_front_end_does(tmp_path, monkeyp
     expected = sound.apply(samples)[0]
     assert expected.shape[1:] == ((13 if features == "mfcc" else 24), 1)
     np.testing.assert_allclose(made["features"](samples[0]), expected, atol=2e-3)
+
+
+def wav(path, rate=8000, stated=None, samples=400):
+    """Write 16-bit silence by hand, with another chunk before the data; `stated` is the size in the header."""
+    data = bytes(2 * samples)
+    size = len(data) if stated is None else stated
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, (2 * rate) % 2**32, 2, 16)
+    body = b"WAVE" + form + struct.pack("<4sI", b"LIST", 3) + b"abc\0" + struct.pack("<4sI", b"data", size) + data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body) % 2**32) + body)
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ({"rate": 999}, r"1,000 to 768,000 Hz, got 999 Hz in the header of .*3\.wav"),
+        ({"rate": 768_001}, "got 768,001 Hz"),
+        ({"stated": 802}, r"Expected 802 bytes of sound in .*3\.wav, as its header states, got 800: it is cut"),
+        ({"rate": 1000}, None),
+        ({"rate": 768_000}, None),
+        ({"stated": 2**32 - 1}, None),  # of a program that did not know
+        ({"stated": 798}, None),
+    ],
+)
+def test_headers_of_wav_files(tmp_path, header, problem):
+    for number in range(10):
+        wav(tmp_path / "ab"[number % 2] / f"{number}.wav")
+    wav(tmp_path / "b" / "3.wav", **header)
+    sound = Sound(rate=8000, seconds=0.05)
+    if problem is None:
+        assert load_data(tmp_path, preprocessing=sound).num_classes == 2
+    else:
+        with pytest.raises(DataError, match=problem):
+            load_data(tmp_path, preprocessing=sound)
+
+
+def test_a_missing_soundfile_is_named(tmp_path, monkeypatch):
+    for number in range(10):
+        wav(tmp_path / "ab"[number % 2] / f"{number}.wav")
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(
+        DataError, match=r"Cannot read the recording .*\.wav without soundfile \(.*pip install soundfile\."
+    ):
+        load_data(tmp_path)

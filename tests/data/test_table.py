@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 import tfopt
 from tfopt.data import load_data
 from tfopt.data.beside import stated_beside
-from tfopt.data.cells import as_numbers, if_numbers
+from tfopt.data.cells import are_dates, as_numbers, if_numbers
 from tfopt.data.for_model import data_for
 from tfopt.data.front_ends import front_end_from
 from tfopt.errors import DataError
@@ -413,3 +414,50 @@ def test_the_lines_for_devices_encode_what_the_front_end_does(tmp_path, monkeypa
         np.testing.assert_allclose(made["features"](plain), expected, atol=1e-6)
         plain = {name: None if value != value else value for name, value in plain.items()}
         np.testing.assert_allclose(made["features"](plain), expected, atol=1e-6)
+
+
+def test_a_missing_pyarrow_is_named(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"Cannot read the table .* without pyarrow \(.*pip install pyarrow\."):
+        load_data(table)
+
+
+def test_the_reason_why_no_column_is_left(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"label": {n % 2}, "v": [1, 2]}}\n' for n in range(40)))
+    with pytest.raises(DataError, match=r"beside 'label', got none \('v' left out: list<.*> is no number.*\); add"):
+        load_data(path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "are"),
+    [
+        (["1/2/2024", "31/12/2024", None], True),
+        (["12/31/2024", "1/1/1999"], True),
+        (["31.1.2024", "1.2.2024"], True),
+        (["2024-01-02", "2024-12-31", "NA"], True),
+        (["2024-01-02T10:30:00Z", "2024-01-02 10:30", "2024/1/2 1:30:00.5+02:00"], True),
+        (["1/2/2024", "soon"], False),
+        (["13/13/2024"], False),
+        (["2024-13-01"], False),
+        (["2024-00-01"], False),
+        (["32/1/2024"], False),
+        (["1/2-2024"], False),
+        (["1/2/24", "3/4"], False),  # sizes and scores look like that
+        (["10-20", "555-1234"], False),
+        ([None, "NA"], False),
+    ],
+)
+def test_dates_by_a_strict_rule(texts, are):
+    assert are_dates(texts) is are
+
+
+def test_columns_of_dates_are_left_out_with_a_note(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f"{1 + n % 12}/{1 + n % 3}/2024,{n},{n % 2}" for n in range(48)]
+    path.write_text("day,size,label\n" + "\n".join(rows))
+    data = load_data(path)
+    assert data.preprocessing.features == ("size",)
+    assert any("'day' left out: its texts are dates, such as " in note for note in data.notes)
+    kept = load_data(path, preprocessing=tfopt.inputs.Table(categories=("day",))).preprocessing.features
+    assert "day=1/1/2024" in kept

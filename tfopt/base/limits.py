@@ -32,6 +32,7 @@ LARGEST_TENSORS = 8 * GIB
 LARGEST_DATA = 8 * GIB
 MOST_SAMPLES = 10_000_000  # of a stream that does not say its length; steps= says that more are meant
 LARGEST_SOUND = 2**28  # samples of all channels; 25 minutes of stereo at 88.2 kHz
+SLOWEST_SOUND, FASTEST_SOUND = 1_000, 768_000  # samples per second; other headers are damaged
 # Decoded images and streams above this lie in a temporary file, which only the disk limits.
 LARGEST_IN_MEMORY = GIB
 LARGEST_IMAGE = 2**27  # pixels; above a 108-megapixel camera

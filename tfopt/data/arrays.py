@@ -10,7 +10,7 @@ import numpy as np
 
 from tfopt.base import archives
 from tfopt.base.reading import reading
-from tfopt.data.arrays_by_name import Arrays
+from tfopt.data.arrays_by_name import Arrays, refuse_masked
 from tfopt.data.collected import Samples
 from tfopt.data.parts import Parts
 from tfopt.data.split import NAMES
@@ -188,6 +188,7 @@ def _counts(values: Any) -> set[int]:
 
 
 def _array(name: str, values: Any) -> np.ndarray:
+    refuse_masked(name, values)
     try:
         array = np.asarray(values)
     except ValueError as error:

@@ -7,8 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.errors import DataError
+
 Arrays = np.ndarray | dict[str, np.ndarray]
 """All with the same number of samples."""
+
+
+def refuse_masked(name: str, values: Any) -> None:
+    """Raise `DataError` if an array has masked values, which would come back as numbers."""
+    if isinstance(values, np.ma.MaskedArray) and (masked := int(np.ma.getmaskarray(values).sum())):
+        raise DataError(
+            f"Expected {name} without masked values, got {masked:,} in a masked array, whose mask no model sees; "
+            "fill or remove them."
+        )
 
 
 def map_arrays(function: Callable[..., Any], first: Any, *others: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfopt.base.limits import LARGEST_DATA
 from tfopt.base.narrowing import check_float32
-from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of
+from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of, refuse_masked
 from tfopt.data.split import NAMES
 from tfopt.data.stored import StoredArray
 from tfopt.errors import DataError, ModelError
@@ -49,6 +49,7 @@ def _check_numbers(name: str, inputs: Arrays, labels: Arrays) -> None:
 
 def check_inputs(name: str, inputs: np.ndarray) -> None:
     """Raise `DataError` unless inputs (n, ...), n > 0, are numbers, finite as float32."""
+    refuse_masked(f"{name} inputs", inputs)
     if inputs.dtype.kind not in "biuf":
         texts = "for texts, preprocessing=tfopt.inputs.Text() does" if inputs.dtype.kind in "OSU" else ""
         raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfopt.base.limits import LARGEST_DATA
 from tfopt.base.words import reason_of
-from tfopt.data.arrays_by_name import count_samples
+from tfopt.data.arrays_by_name import count_samples, refuse_masked
 from tfopt.data.long_read import LongRead
 from tfopt.data.stored import Collector
 from tfopt.data.text import as_strings
@@ -79,6 +79,8 @@ def _same_names(what: str, arrays: Any, like: Any) -> dict[str, np.ndarray]:
             f"Expected {what} as an array, or a dict with an array for each name, got {type(named[nested[0]]).__name__}"
             f"{f' for {nested[0]!r}' if nested[0] else ''}; give each array a name of its own."
         )
+    for each in named.values():
+        refuse_masked(what, each)
     return {str(key): np.asarray(each) for key, each in named.items()}
 
 

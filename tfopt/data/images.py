@@ -128,6 +128,8 @@ class _Encoded(io.BytesIO):
     def __str__(self) -> str:
         return self._shown
 
+    __repr__ = __str__  # in messages of Pillow
+
 
 def is_encoded(content: bytes) -> bool:
     """Return whether `content` begins as an image file of one of the formats that are read."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.limits import LARGEST_SOUND
+from tfopt.base.limits import FASTEST_SOUND, LARGEST_SOUND, SLOWEST_SOUND
+from tfopt.base.packages import require_package
 from tfopt.base.reading import reading
 from tfopt.base.words import counted
 from tfopt.errors import DataError
@@ -21,6 +22,7 @@ from tfopt.errors import DataError
 MOST_CLIPPED = 0.01
 """A recording of floats with a larger share of samples beyond -1..1 is scaled otherwise."""
 _FLOATS = ("FLOAT", "DOUBLE")
+_UNKNOWN_SIZE = 0x7FFF_F000  # and more: programs that write to a pipe state such sizes, since they know none
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,18 @@ def notes_on(found: list[Header], rate: int, samples: int) -> tuple[str, ...]:
 
 
 def _header(path: Path) -> Header:
+    require_package("soundfile", f"the recording {path}")
     import soundfile
 
     with reading(partial(_unreadable, path)):
+        _check_whole(path)
         info = soundfile.info(str(path))
         header = Header(int(info.samplerate), int(info.channels), int(info.frames), info.subtype in _FLOATS)
+    if not SLOWEST_SOUND <= header.rate <= FASTEST_SOUND:
+        raise DataError(
+            f"Expected recordings of {SLOWEST_SOUND:,} to {FASTEST_SOUND:,} Hz, got {header.rate:,} Hz in the header "
+            f"of {path}; replace or remove it."
+        )
     if header.samples < 1:
         raise DataError(f"Expected sound in {path}, got a recording without samples; remove it.")
     if header.samples * header.channels > LARGEST_SOUND:
@@ -89,6 +98,25 @@ def _header(path: Path) -> Header:
             f"channels in {path}; cut it."
         )
     return header
+
+
+def _check_whole(path: Path | str) -> None:
+    """Raise `DataError` if a WAV has less data than its header states: libsndfile reads what there is."""
+    with Path(path).open("rb") as file:
+        start, size = file.read(12), Path(path).stat().st_size
+        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return
+        while len(head := file.read(8)) == 8:
+            stated = int.from_bytes(head[4:], "little")
+            if head[:4] != b"data":
+                file.seek(stated + stated % 2, os.SEEK_CUR)
+            elif (there := size - file.tell()) < stated < _UNKNOWN_SIZE:
+                raise DataError(
+                    f"Expected {stated:,} bytes of sound in {path}, as its header states, got {there:,}: it is cut; "
+                    "copy it again, or remove it."
+                )
+            else:
+                return
 
 
 def _read(path: Path, rate: int, samples: int) -> np.ndarray:

@@ -62,7 +62,8 @@ def read_table(
     if isinstance(front_end, Text):
         raw = _texts(columns, front_end, path)
     else:
-        raw, more = _rows({name: each for name, each in columns.items() if part is None or name != SPLIT}, front_end)
+        kept = {name: each for name, each in columns.items() if part is None or name != SPLIT}
+        raw, more = _rows(kept, front_end, notes)
         notes += more
     pairs = {"train": (raw, y)}
     if part is not None:
@@ -85,7 +86,7 @@ def read_unlabeled(path: Path, front_end: Text | Table) -> tuple[np.ndarray, tup
         return None
     if isinstance(front_end, Text):
         return _texts(columns, front_end, path), notes
-    raw, more = _rows(columns, front_end)
+    raw, more = _rows(columns, front_end, notes)
     return raw, (*notes, *more)
 
 
@@ -115,15 +116,19 @@ def _texts(columns: Columns, front_end: Text, path: Path) -> np.ndarray:
     return texts
 
 
-def _rows(columns: Columns, front_end: Table) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return all columns but that of labels as a structured array (n,), and notes on columns left out and marks."""
+def _rows(columns: Columns, front_end: Table, said: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return all columns but that of labels as a structured array (n,), and notes on columns left out and marks.
+
+    An error about columns that are missing has the notes `said` so far, which may say why.
+    """
     kept = {name: values for name, values in columns.items() if name and name != front_end.labels}
     if not kept:
-        raise DataError(f"Expected columns beside {front_end.labels!r}, got none; add the values to predict from.")
+        why = f" ({'; '.join(said)})" if said else ""
+        raise DataError(f"Expected columns beside {front_end.labels!r}, got none{why}; add the values to predict from.")
     notes = ["the column without a name is left out"] if "" in columns else []
     for name, values in kept.items():
-        kept[name], said = front_end.read(name, values)
-        notes += said
+        kept[name], remarks = front_end.read(name, values)
+        notes += remarks
     rows = np.empty(len(next(iter(kept.values()))), [(name, values.dtype) for name, values in kept.items()])
     for name, values in kept.items():
         rows[name] = values

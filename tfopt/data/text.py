@@ -145,8 +145,8 @@ class Text(FrontEnd):
         where = "the validation and test texts" if len(parts) > 1 else "the texts"
         return (
             f"{100 * unknown / total:.3g} % of the tokens in {where} are unknown to the vocabulary, all alike to a "
-            "model: give more training texts; in languages without blanks between words (Chinese, Japanese, Thai), separate "
-            "words or characters by blanks first",
+            "model: give more training texts; in languages without blanks between words (Chinese, Japanese, "
+            "Thai), separate words or characters by blanks first",
         )
 
     def tokens(self, text: str) -> list[str]:

@@ -19,6 +19,11 @@ from tfopt.tasks.task import Task
 
 Arrays = dict[str, np.ndarray]
 
+_SOFT = (
+    "the rows of labels are fractions that sum to 1, taken as values to regress: pass class numbers or one-hot rows "
+    "for a classification, and learn from probabilities with a teacher"
+)
+
 
 def understand_all(
     parts: dict[str, Any], class_names: tuple[str, ...] | None, task: str | None = None
@@ -121,13 +126,21 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
         )
     whole = bool((joined == np.round(joined)).all())
     note = "the labels are whole numbers stored as floats, taken as values to regress: pass integers for classes"
-    return _values(parts), Regression("values", None, joined.shape[1:]), (note,) if whole else ()
+    notes = (note,) if whole else (_SOFT,) if _are_soft(joined) else ()
+    return _values(parts), Regression("values", None, joined.shape[1:]), notes
 
 
 def _values(parts: Arrays) -> Arrays:
     """Return labels of values as float32. Raise `DataError` if that loses what they tell."""
     check_float32("labels", list(parts.values()))
     return {name: values.astype(np.float32) for name, values in parts.items()}
+
+
+def _are_soft(labels: np.ndarray) -> bool:
+    """Return whether rows of labels look like probabilities of classes."""
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.min() < 0:
+        return False
+    return bool(np.allclose(labels.sum(axis=1, dtype=np.float64), 1, rtol=0, atol=1e-3))
 
 
 def check_range(name: str, labels: np.ndarray, number: int) -> None:
