@@ -174,7 +174,7 @@ def _loaded(
     else:
         found = labeled(parts, task, mask_values, **options)
     inputs, applied, image_notes = _inputs(parts, found.chosen, applied, cache)
-    splits = {
+    splits: dict[str, Any] = {
         name: Split(inputs[name], labels, applied, reconstructs, found.weights.get(name))
         for name, labels in found.labels.items()
     }
