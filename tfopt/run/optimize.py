@@ -431,11 +431,11 @@ class _Run:
             outputs=outputs,
         )
         more = own_metrics(self.recipe.training, self.data, self.data.test, outputs, self.prepared.logits)
-        metrics = {**more, **row.metrics}
+        metrics = row.metrics | {name: value for name, value in more.items() if name not in row.metrics}
         compiled, _ = measured_metrics(
             self.prepared.metrics, self.data, self.data.test, outputs, self.prepared.logits, taken=metrics
         )
-        return dataclasses.replace(row, metrics={**row.metrics, **more, **row.metrics, **compiled})
+        return dataclasses.replace(row, metrics=metrics | compiled)
 
     @functools.cached_property
     def _first_file(self) -> LiteModel:
