@@ -1,9 +1,9 @@
 """The preprocessing (front end) that a `data.json` next to a model, a file or a recipe states: its training's."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import are_images
 from tfopt.errors import DataError
 from tfopt.tasks.mask_values import require_values
+
+_Made = TypeVar("_Made")
 
 
 def stated_beside(path: Any) -> FrontEnd | None:
@@ -30,13 +32,7 @@ def stated_beside(path: Any) -> FrontEnd | None:
     if not isinstance(path, str | Path):
         own = getattr(path, "preprocessing", None)
         return own if isinstance(own, FrontEnd) else None
-    try:
-        stored, folder = _stored_beside(path, "preprocessing")
-        stated = stored.get("preprocessing")
-        return front_end_from(stated, files_of(folder)) if isinstance(stated, dict) else None
-    except DataError as error:
-        file = _file_beside(path)
-        raise DataError(f"{file} states no preprocessing that can be read; correct or remove it. {error}") from error
+    return _made_of(path, "preprocessing", _front_end)
 
 
 def mask_values_beside(places: Iterable[Any]) -> tuple[int, ...] | None:
@@ -48,36 +44,37 @@ def mask_values_beside(places: Iterable[Any]) -> tuple[int, ...] | None:
     Raises:
         DataError: the statement cannot be read.
     """
-    for place in places:
-        if not isinstance(place, str | Path):
-            continue
-        try:
-            stated = _stored_beside(place, "mask_values")[0].get("mask_values")
-            if stated is not None:
-                values = tuple(stated) if isinstance(stated, list) else (stated,)
-                require_values(values)
-                return values
-        except DataError as error:
-            file = _file_beside(place)
-            raise DataError(f"{file} states no mask_values that can be read; correct or remove it. {error}") from error
-    return None
+    paths = (place for place in places if isinstance(place, str | Path))
+    found = (_made_of(path, "mask_values", _mask_values) for path in paths)
+    return next((values for values in found if values is not None), None)
 
 
-def _file_beside(path: str | Path) -> Path:
+def _front_end(stated: Any, folder: Path) -> FrontEnd | None:
+    return front_end_from(stated, files_of(folder)) if isinstance(stated, dict) else None
+
+
+def _mask_values(stated: Any, folder: Path) -> tuple[int, ...]:
+    del folder
+    values = tuple(stated) if isinstance(stated, list) else (stated,)
+    require_values(values)
+    return values
+
+
+def _made_of(path: str | Path, key: str, make: Callable[[Any, Path], _Made | None]) -> _Made | None:
+    """Return what `make` makes of a statement in a `data.json` and its folder; None if there is none."""
     file = Path(path)
-    return (file if file.is_dir() else file.parent) / "data.json"
-
-
-def _stored_beside(path: str | Path, key: str) -> tuple[dict[str, Any], Path]:
-    """Return what a `data.json` that mentions `key` holds, and its folder; nothing if there is none."""
-    with reading(lambda why: DataError(f"{why}.")):
-        file = _file_beside(path)
-        if not file.is_file() or file.stat().st_size > LARGEST_JSON:
-            return {}, file.parent
-        if f'"{key}"'.encode() not in (text := file.read_bytes()):
-            return {}, file.parent
-        stored = parse_json(text)
-        return (stored if isinstance(stored, dict) else {}), file.parent
+    try:
+        with reading(lambda why: DataError(f"{why}.")):
+            file = (file if file.is_dir() else file.parent) / "data.json"
+            if not file.is_file() or file.stat().st_size > LARGEST_JSON:
+                return None
+            if f'"{key}"'.encode() not in (text := file.read_bytes()):
+                return None
+            stored = parse_json(text)
+            stated = stored.get(key) if isinstance(stored, dict) else None
+            return None if stated is None else make(stated, file.parent)
+    except DataError as error:
+        raise DataError(f"{file} states no {key} that can be read; correct or remove it. {error}") from error
 
 
 def files_of(folder: Path) -> ReadFile:
