@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tfopt.errors import DataError
 
 
-def require_package(name: str, what: str) -> None:
-    """Raise `DataError` if the package `name`, which reads `what`, cannot be imported."""
+@contextmanager
+def importing(name: str, what: str) -> Iterator[None]:
+    """Raise `DataError` if the block, which imports the package `name` to read `what`, cannot."""
     try:
-        importlib.import_module(name)
+        yield
     except ImportError as error:
         raise DataError(f"Cannot read {what} without {name} ({error}): pip install {name}.") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.packages import require_package
+from tfopt.base.packages import importing
 from tfopt.base.reading import reading
 from tfopt.data.check import check_bytes
 from tfopt.data.delimited import BLOCK, read_delimited
@@ -46,7 +46,8 @@ def read_columns(
         DataError: the file cannot be read, its columns have no names or take too much memory, or one that is needed has
             other values.
     """
-    require_package("pyarrow", f"the table {path}")
+    with importing("pyarrow", f"the table {path}"):
+        import pyarrow  # noqa: F401
     check_bytes(path.stat().st_size, str(path))
     with reading(lambda why: DataError(f"Expected a readable table, got {path}: {why}; correct the file.")):
         table, notes = _READERS[_suffix(path)](path, texts, labels, verbatim)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.limits import FASTEST_SOUND, LARGEST_SOUND, SLOWEST_SOUND
-from tfopt.base.packages import require_package
+from tfopt.base.packages import importing
 from tfopt.base.reading import reading
 from tfopt.base.words import counted
 from tfopt.errors import DataError
@@ -78,8 +78,8 @@ def notes_on(found: list[Header], rate: int, samples: int) -> tuple[str, ...]:
 
 
 def _header(path: Path) -> Header:
-    require_package("soundfile", f"the recording {path}")
-    import soundfile
+    with importing("soundfile", f"the recording {path}"):
+        import soundfile
 
     with reading(partial(_unreadable, path)):
         _check_whole(path)
