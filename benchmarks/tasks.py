@@ -264,7 +264,25 @@ def recipe_of(task: Task, names: Names, seed: int, factor: float) -> Any:
 
 def digest(task: Task, recipe: Any) -> str:
     """Return a short hash of the recipe and of the file that defines it and its models."""
-    return hashlib.sha256(recipe.to_json().encode() + file_of(task).read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(repr(settings_of(recipe)).encode() + file_of(task).read_bytes()).hexdigest()[:12]
+
+
+def settings_of(value: Any) -> Any:
+    """Return the settings of a recipe that are not defaults: a setting that is new since a run leaves the run valid."""
+    if isinstance(value, tuple | list):
+        return [settings_of(each) for each in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    defaults = {field.name: getattr(field.default, "default", field.default) for field in dataclasses.fields(value)}
+    made = {
+        field.name: field.default_factory()
+        for field in dataclasses.fields(value)
+        if field.default_factory is not dataclasses.MISSING
+    }
+    given = {name: getattr(value, name) for name in defaults}
+    return type(value).__name__, {
+        name: settings_of(each) for name, each in given.items() if each != (defaults | made)[name]
+    }
 
 
 def file_of(task: Task) -> Path:
