@@ -48,7 +48,7 @@ def meet(cluster: Cluster, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _listening(address: str) -> Iterator[None]:
-    """Listen at the port of `address` within this block."""
+    """Hold the port of `address` within this block, and listen there."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
