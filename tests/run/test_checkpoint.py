@@ -151,6 +151,11 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypa
     assert resumed.lite.data == whole.lite.data
 
 
+def steady(notes):
+    """Return the notes but for that on the measured speed."""
+    return [note for note in notes if "x the speed of" not in note]
+
+
 def killed(*_, **__):
     raise KeyboardInterrupt
 
@@ -169,7 +174,7 @@ def test_a_run_interrupted_while_it_exports_does_not_train_again(tmp_path, monke
     monkeypatch.setattr("tfopt.training.backup.Backup.save", killed)  # at the end of an epoch
     resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=folder)
     assert resumed.lite.data == whole.lite.data
-    assert [row.notes for row in resumed.report.rows] == [row.notes for row in whole.report.rows]
+    assert [steady(row.notes) for row in resumed.report.rows] == [steady(row.notes) for row in whole.report.rows]
     assert [row.history for row in resumed.report.rows] == [row.history for row in whole.report.rows]
     assert resumed.report.rows[-1].history is not None
     assert resumed.verdict == whole.verdict
