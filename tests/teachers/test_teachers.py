@@ -124,7 +124,8 @@ def test_batches_of_any_size_give_the_same_answers_in_order(sizes, batch_size):
     parts = teacher.each((x[a:b] for a, b in pairwise(starts)), batch_size=batch_size)
     found = np.concatenate([part["output"] for part in parts])
     np.testing.assert_allclose(found, numpy_dense(model, x), atol=1e-5)
-    np.testing.assert_array_equal(teacher.predict(x, batch_size=batch_size, quiet=True)["output"], found)
+    # Rounding depends on where the rows of a batch lie in memory.
+    np.testing.assert_allclose(teacher.predict(x, batch_size=batch_size, quiet=True)["output"], found, rtol=1e-6)
 
 
 def test_batches_with_weights_give_the_answers_without():
