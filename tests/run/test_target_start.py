@@ -93,7 +93,7 @@ def test_every_head_of_values_begins_at_its_targets_and_learns(ending):
         assert error < 0.1 * guides[name].var(), name
 
 
-def test_a_file_that_is_worse_than_the_mean_is_told_in_the_verdict():
+def test_the_verdict_says_that_always_answering_the_mean_is_better():
     """A sigmoid gives at most 1: the squared error is (mean - 1)^2 or more, that of the mean the variance."""
     recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), export=FLOAT)
     data = load_data((X, AGE))
@@ -107,8 +107,8 @@ def test_a_file_that_is_worse_than_the_mean_is_told_in_the_verdict():
     assert result.verdict.text in " ".join(str(result.report).split())
 
 
-@pytest.mark.parametrize(("off", "told"), [(0.3, True), (0.0, False)])
-def test_a_file_that_is_worse_than_the_naive_forecast_is_told_in_the_verdict(off, told):
+@pytest.mark.parametrize(("off", "is_worse"), [(0.3, True), (0.0, False)])
+def test_the_verdict_says_that_the_naive_forecast_is_better(off, is_worse):
     """The model repeats the last value of column 1, plus `off`, on steps of 0.25 up and down around 10 sin(i / 50)."""
     steps = np.arange(600)
     series = np.stack([steps / 600, 10 * np.sin(steps / 50) + 0.125 * (-1.0) ** steps], 1).astype("float32")
@@ -123,8 +123,8 @@ def test_a_file_that_is_worse_than_the_naive_forecast_is_told_in_the_verdict(off
     windows = range(first, 600 - 1)
     naive = np.mean([abs(series[i - 1, 1] - series[i : i + 2, 1]).mean() for i in windows])
     made = np.mean([abs(series[i - 1, 1] + off - series[i : i + 2, 1]).mean() for i in windows])
-    assert ("worse than the naive forecast" in text) == told, text
-    if told:
+    assert ("worse than the naive forecast" in text) == is_worse, text
+    if is_worse:
         assert f"its MAE is {made:.4g}, that of the naive forecast is {naive:.4g}." in text
 
 

@@ -72,7 +72,7 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
 
 
 def _is_of_another(path: Path, own: int) -> bool:
-    """Return whether `path` is not the file `own` any more: the block removed it, and another process made it anew."""
+    """Return whether another process has replaced `path`, whose inode was `own`, after the block removed it."""
     with contextlib.suppress(OSError):
         return path.stat().st_ino != own
     return False

@@ -162,7 +162,7 @@ def _arrays(name: str, values: Any, *, beside: Any) -> Arrays:
         if nested := [key for key, value in values.items() if isinstance(value, dict)]:
             raise DataError(
                 f"Expected {name} as one dict with an array for each name, got another dict for {nested[0]!r}; give "
-                "each array a name of its own."
+                "each array its own name."
             )
         return {str(key): _array(f"{name} {key!r}", value) for key, value in values.items()}
     if (samples := _samples_of_each(values)) and samples != len(values) and samples in _counts(beside):

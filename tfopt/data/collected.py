@@ -77,7 +77,7 @@ def _same_names(what: str, arrays: Any, like: Any) -> dict[str, np.ndarray]:
     if nested := [key for key, each in named.items() if isinstance(each, dict | list | tuple) or each is None]:
         raise DataError(
             f"Expected {what} as an array, or a dict with an array for each name, got {type(named[nested[0]]).__name__}"
-            f"{f' for {nested[0]!r}' if nested[0] else ''}; give each array a name of its own."
+            f"{f' for {nested[0]!r}' if nested[0] else ''}; give each array its own name."
         )
     for each in named.values():
         refuse_masked(what, each)
