@@ -355,6 +355,15 @@ def test_the_scale_of_a_loss():
     assert internals.loss_scale(plain) == []
 
 
+def test_variables_that_an_optimizer_hides():
+    kept, optimizer = tf.Variable([1.0]), tf_keras().optimizers.Nadam(beta_1=0.9)
+    optimizer.build([kept])
+    (product,) = (each for each in internals.untracked_variables(optimizer) if "learning_rate" not in each.name)
+    optimizer.apply_gradients([(tf.ones(1), kept)])
+    # Dozat 2016: the momentum of step t is beta_1 (1 - 0.96^t / 2), in Keras; the product is over the steps.
+    np.testing.assert_allclose(product, 0.9 * (1 - 0.5 * 0.96), rtol=1e-6)
+
+
 def test_every_function_is_tested():
     text = Path(__file__).read_text(encoding="utf-8")
     public = [name for name, each in vars(internals).items() if inspect.isroutine(each) and not name.startswith("_")]
