@@ -426,6 +426,20 @@ def test_config_is_carried():
     assert (drop.rate, drop.seed) == (0.3, 5)
 
 
+@pytest.mark.parametrize("make", [np.asarray, np.ndarray.tolist, "tensor"])
+def test_an_initializer_may_hold_an_array(make):
+    """As the matrix of word vectors in Keras's own examples."""
+    import keras
+
+    vectors = np.arange(15, dtype="float32").reshape(5, 3)
+    start = keras.initializers.Constant(keras.ops.convert_to_tensor(vectors) if make == "tensor" else make(vectors))
+    words = keras.layers.Embedding(5, 3, embeddings_initializer=start, trainable=False, name="words")
+    flat_model = bridge.to_tf_keras(keras.Sequential([keras.Input((2,), dtype="int32"), words]))
+    twin = flat_model.get_layer("words")
+    np.testing.assert_array_equal(twin.get_weights()[0], vectors)
+    np.testing.assert_array_equal(twin.embeddings_initializer((5, 3), "float32"), vectors)
+
+
 def test_batch_normalization_learns_the_same_statistics():
     import keras
 

@@ -4,6 +4,8 @@ import functools
 import inspect
 from typing import Any
 
+import numpy as np
+
 from tfopt.base import keras_compat
 from tfopt.bridge import activations
 from tfopt.bridge.activations import NoTwinError
@@ -114,10 +116,17 @@ def _object(table: str, value: Any) -> Any:
             return None  # weights are copied, so their initializer does not matter
         raise NoTwinError(f"its {value['class_name']} of {table} has no tf_keras twin")
     accepted = init_arguments(cls)
-    config = {key: item for key, item in value["config"].items() if key in accepted}
+    config = {key: _deserialized(item) for key, item in value["config"].items() if key in accepted}
     if not isinstance(config.get("seed", 0), int):
         config["seed"] = None
     return cls(**config)
+
+
+def _deserialized(value: Any) -> Any:
+    """Return the array that Keras 3 has serialized, e.g. of `Constant(array)`; anything else as it is."""
+    if isinstance(value, dict) and value.get("class_name") in ("__numpy__", "__tensor__"):
+        return np.asarray(value["config"]["value"], value["config"]["dtype"])
+    return value
 
 
 @functools.lru_cache(maxsize=1024)  # reading a signature takes longer than all else in a plan

@@ -10,9 +10,10 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import CannotRunError, PromiseError, RecipeError
 from tfopt.tflite.prove.outputs import OutputProof
+from tfopt.tflite.read.parts import Op, Tensor
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import selective
-from tfopt.tflite.write.selective import _Search
+from tfopt.tflite.write.selective import _Search, _units
 
 RNG = np.random.default_rng(0)
 SPREADS, MEANS = (90, 60, 2, 0.05, 40, 15), (50, -80, 1, 0.3, 180, -140)
@@ -173,6 +174,27 @@ def test_the_fewest_operators_by_hand():
     assert search.measured < 60  # not each of 200
     assert KnownNoises(noises, most=0.003).fewest() == ["operator 3", "operator 150", "operator 151"]
     assert KnownNoises([0.1] * 5, most=1e-9).fewest() == [f"operator {number}" for number in range(5)]
+
+
+def test_the_steps_of_an_unrolled_loop_are_chosen_together():
+    """Each of 4 steps multiplies by one of two kernels and adds; then there are two additions outside of the loop."""
+    kernels = {0: "lstm/kernel", 1: "lstm/other"}
+    tensors = {
+        number: Tensor(number, name, (8, 8), "float32", (), (), None, True, 256) for number, name in kernels.items()
+    }
+    ops = []
+
+    def add(kind, layer, *inputs):
+        made = len(tensors)
+        tensors[made] = Tensor(made, f"{layer}/{kind}_{made}", (1, 8), "float32", (), (), None, False, 0)
+        ops.append(Op(len(ops), kind, inputs, (made,)))
+        return made
+
+    for _ in range(4):
+        add("ADD", "lstm", add("FULLY_CONNECTED", "lstm", 2, 0, -1), add("FULLY_CONNECTED", "lstm", 2, 1, -1))
+    add("ADD", "head", add("ADD", "head", 2, 3), 3)
+    found = [[op.index for op in unit] for unit in _units(ops, tensors)]
+    assert found == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [12], [13]]
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(3, 12), (200, 6)])

@@ -2,7 +2,7 @@
 
 The noise of an operator is what the file shows when this operator alone has integers; noises of several roughly add up.
 So the operators with most noise are left in float first. Blocks of operators are measured before single ones, and only
-blocks with noise are divided.
+blocks with noise are divided. What a loop repeats, once it is unrolled, counts as one operator.
 """
 
 import heapq
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tfopt.errors import CannotRunError
 from tfopt.tflite.prove.outputs import OutputProof, compare_output
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.parts import Op, Tensor
 
 SAMPLES = 128
 """Calibration samples on which files are compared."""
@@ -25,6 +26,8 @@ BLOCKS = 16
 """Blocks of operators that are measured first."""
 SECONDS = 120
 """After which the search ends with what it has found; large models may not even have all blocks measured."""
+REPEATS = 4
+"""From which on operators that are alike, in one layer, are the steps of an unrolled loop."""
 ROUGH = 2.0
 """Multiple of the limit from which on the sum of noises says that the file is not good enough."""
 
@@ -68,6 +71,20 @@ def with_float_operators(
     return as_asked if not free_border or search.is_sound(as_asked) else quantize(left, True)
 
 
+def _units(operators: Sequence[Op], tensors: Mapping[int, Tensor]) -> list[list[Op]]:
+    """Return the operators that are chosen together, in the order of the first of each.
+
+    The steps of an unrolled loop are alike: the same kind in the same layer, of the same shape, with the same weights.
+    """
+    alike: dict[Any, list[Op]] = {}
+    for op in operators:
+        layer = tensors[op.outputs[0]].name.rpartition("/")[0]
+        constants = tuple(end for end in op.inputs if end >= 0 and tensors[end].constant)
+        alike.setdefault((op.name, layer, tensors[op.outputs[0]].shape, constants), []).append(op)
+    units = [unit for ops in alike.values() for unit in ([ops] if len(ops) >= REPEATS else [[op] for op in ops])]
+    return sorted(units, key=lambda unit: unit[0].index)
+
+
 class _Search:
     def __init__(
         self,
@@ -85,12 +102,13 @@ class _Search:
         computing = [
             op for op in lite.ops() if op.subgraph == 0 and any(tensors[end].dtype == "float32" for end in op.outputs)
         ]
-        self._operators = [[tensors[end].name for end in op.outputs] for op in computing]
+        units = _units(computing, tensors)
+        self._operators = [[tensors[end].name for op in unit for end in op.outputs] for unit in units]
         outputs = {port.index for port in lite.outputs}
         self._ends = [
             number
-            for number, op in enumerate(computing)
-            if op.name in FIXED_SCALES and outputs.intersection(op.outputs)
+            for number, unit in enumerate(units)
+            if any(op.name in FIXED_SCALES and outputs.intersection(op.outputs) for op in unit)
         ]
         self._made: Callable[[Iterable[int]], bytes] = lambda left: quantize(self._names(left), free_border)
         self._until = math.inf
