@@ -268,6 +268,8 @@ def test_masks_mean_what_they_mean_to_the_model(tmp_path):
     data = data_for(model, tmp_path / "some", beside=[tmp_path / "result" / "model.tflite"], quiet=True)
     np.testing.assert_array_equal(classes_by_image(data), np.where(others == 7, 2, 0))
     assert data.mask_values == (0, 2, 7) and data.num_classes == 3
+    named = data_for(model, tmp_path / "some", mask_values=(7, 0), beside=[tmp_path / "result"], quiet=True)
+    np.testing.assert_array_equal(classes_by_image(named), np.where(others == 7, 0, 1))
     write_masks(tmp_path / "other", others + 1)
     with pytest.raises(DataError, match=r"values 0, 2, 7 alone.*got 1 in .*other.masks.0"):
         data_for(model, tmp_path / "other", beside=[tmp_path / "result"], quiet=True)

@@ -38,6 +38,7 @@ class Named:
     text: str | None
     labels: str | None
     task: str | None
+    mask_values: tuple[int, ...] | None
     preprocessing: str | None
     limit: int | None
     teacher: tuple[str, ...]
@@ -48,7 +49,7 @@ class Named:
     @property
     def reading(self) -> dict[str, Any]:
         """How to read the data: arguments of `load_data`."""
-        names = ("preprocessing", "limit", "text", "labels", "task")
+        names = ("preprocessing", "limit", "text", "labels", "task", "mask_values")
         return {name: getattr(self, name) for name in names}
 
 
@@ -166,7 +167,7 @@ def explained_digits(named: Named) -> Iterator[None]:
 
 def _require_no_reading(named: Named) -> None:
     """Raise RecipeError for options that say how to read data: the recipe provides a Dataset that is already loaded."""
-    if given := [f"--{name}" for name, value in named.reading.items() if value is not None]:
+    if given := [f"--{name.replace('_', '-')}" for name, value in named.reading.items() if value is not None]:
         raise RecipeError(
             f"Expected no {' and '.join(given)}: the recipe provides a Dataset that is already loaded. Leave "
             f"{'it' if len(given) == 1 else 'them'} out, or give --data."

@@ -16,6 +16,16 @@ speedup_option = click.option(
 )
 
 
+def _integers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Return the integers of `VALUE,VALUE,...`."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected integers with commas between them, such as 0,255, got {value!r}.") from None
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a run to a command of click."""
     options = [
@@ -30,6 +40,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="What the labels mean, where they leave it open: classification, multilabel, regression, "
                           "segmentation or forecasting; with reconstruction the inputs are the targets, and labels say "
                           "which samples are anomalies."),
+        click.option("--mask-values", metavar="VALUE,VALUE,...", callback=_integers,
+                     help="The values of masks in a folder, by class, e.g. 0,255 (default: what a data.json beside the "
+                          "model says, else all values in the masks)."),
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace the contents of the --out folder."),

@@ -33,6 +33,7 @@ def data_for(
     text: str | None = None,
     labels: str | None = None,
     task: str | None = None,
+    mask_values: Sequence[int] | None = None,
     quiet: bool = False,
     listeners: Sequence[Listener] = (),
 ) -> Dataset:
@@ -51,6 +52,7 @@ def data_for(
         text: the column of texts, as for `load_data`.
         labels: the column of labels, as for `load_data`.
         task: what the labels mean, as for `load_data`.
+        mask_values: the values of masks by class, as for `load_data`; None: also what a `data.json` says.
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
         listeners: get the note as an event.
 
@@ -60,10 +62,11 @@ def data_for(
     """
     require_numbers(model)
     options: dict[str, Any] = {"limit": limit, "text": text, "labels": labels, "task": task}
+    options["mask_values"] = mask_values
     if isinstance(source, Dataset):
         return _with_known_ids(named_as(model, load_data(source, preprocessing=preprocessing, **options)), model)
     places = list(beside)
-    if (path := path_of(source)) and path.is_dir() and holds_masks(path):
+    if mask_values is None and (path := path_of(source)) and path.is_dir() and holds_masks(path):
         options["mask_values"] = mask_values_beside(places)
     stated, note = raw_front_end_beside(places)
     if raw_kind(source) or (stated and has_columns(source)):
@@ -124,7 +127,7 @@ def with_or_without_labels(
         beside: paths near which a `data.json` may be.
         quiet: do not print what a `data.json` has to say.
         listeners: get the note as an event.
-        **labels: `text`, `labels` or `task`; samples for which one is given have labels.
+        **labels: `text`, `labels`, `task` or `mask_values`; samples for which one is given have labels.
 
     Raises:
         DataError: as `data_for` or `unlabeled`.
