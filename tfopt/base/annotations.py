@@ -26,6 +26,7 @@ class Annotations:
         stripped_of: the stage whose trained ranges it has lost.
         shrinking: what it loses while it is trained.
         student: the model that it trains, used wherever a result is expected.
+        preprocessing: what a layer that it has lost did to the samples.
     """
 
     origin: Callable[[], Any] | None = None
@@ -39,6 +40,7 @@ class Annotations:
     stripped_of: str = ""
     student: Any = None
     shrinking: Any = None
+    preprocessing: Any = None
 
 
 _NOTHING = Annotations()

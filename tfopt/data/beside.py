@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tfopt.base.annotations import Annotations
 from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.reading import parse_json, reading
 from tfopt.data.dataset import Dataset
@@ -159,4 +160,6 @@ def _is_same(one: Preprocessing, other: Preprocessing) -> bool:
 def _source(place: Any) -> str:
     if isinstance(place, str | Path):
         return f"data.json beside {place}"
+    if isinstance(place, Annotations):
+        return "the model's own layer"
     return "the recipe" if hasattr(place, "stages") else "the file itself"

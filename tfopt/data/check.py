@@ -19,6 +19,7 @@ from tfopt.tasks.labels import check_range
 
 if TYPE_CHECKING:
     from tfopt.data.dataset import Dataset
+    from tfopt.data.front_end import FrontEnd
 
 LARGEST_BYTES = LARGEST_DATA
 _ROWS_AT_ONCE = 4096
@@ -100,10 +101,24 @@ def require_numbers(model: Any) -> None:
     inputs = getattr(model, "inputs", None) or ()
     if strings := [str(tensor.name) for tensor in inputs if "string" in str(getattr(tensor, "dtype", ""))]:
         raise ModelError(
-            f"Expected a model that takes numbers, got strings as the input {strings[0]!r}. Give the model behind its "
-            "layer for texts, and data with preprocessing=tfopt.inputs.Text(vocabulary=layer.get_vocabulary(), "
+            f"Expected a model that takes numbers, got strings as the input {strings[0]!r}, and no "
+            "TextVectorization with the usual standardize and split alone reads them. Give the model behind its layer "
+            "for texts, and data with preprocessing=tfopt.inputs.Text(vocabulary=layer.get_vocabulary(), "
             "length=...), where length is the output_sequence_length of a TextVectorization: a .tflite with this front "
             "end answers as both do."
+        )
+
+
+def check_front_end(data: Dataset, own: FrontEnd | None) -> None:
+    """Raise `DataError` if samples come from another front end than `own`, which the model had as a layer."""
+    if own is None or not isinstance(data.preprocessing, type(own)):
+        return
+    given, wanted = (front_end.to_dict() for front_end in (data.preprocessing, own))
+    if differ := [name for name in ("vocabulary_sha256", "ngrams") if given.get(name) != wanted.get(name)]:
+        raise DataError(
+            f"Expected data with the {differ[0].partition('_')[0]} of the model's own layer for texts, got a Dataset "
+            "with another: give the texts as they are, or load them with preprocessing=tfopt.inputs.Text(vocabulary="
+            "layer.get_vocabulary(), ...)."
         )
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.annotations import annotations
 from tfopt.base.progress import Listener, Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, mask_values_beside, raw_front_end_beside
-from tfopt.data.check import fit_inputs, require_numbers
+from tfopt.data.check import check_front_end, fit_inputs, require_numbers
 from tfopt.data.fitting import COLORS, fitted_to
 from tfopt.data.folder import holds_masks
 from tfopt.data.ids import check_ids
@@ -63,13 +64,16 @@ def data_for(
     require_numbers(model)
     options: dict[str, Any] = {"limit": limit, "text": text, "labels": labels, "task": task}
     options["mask_values"] = mask_values
+    own, places = annotations(model), list(beside)
     if isinstance(source, Dataset):
+        check_front_end(source, own.preprocessing)
         return _with_known_ids(named_as(model, load_data(source, preprocessing=preprocessing, **options)), model)
-    places = list(beside)
+    if own.preprocessing:
+        places.insert(0, own)
     if mask_values is None and (path := path_of(source)) and path.is_dir() and holds_masks(path):
         options["mask_values"] = mask_values_beside(places)
     stated, note = raw_front_end_beside(places)
-    if raw_kind(source) or (stated and has_columns(source)):
+    if raw_kind(source) or own.preprocessing or (stated and has_columns(source)):
         data = load_data(source, preprocessing=stated or preprocessing, **options)
         note = note or f"{data.preprocessing.describe()}, from these data: no data.json beside the model says otherwise"
     else:
@@ -138,7 +142,7 @@ def with_or_without_labels(
         "preprocessing": preprocessing,
         "limit": limit,
         "input_shape": input_shape,
-        "beside": list(beside),
+        "beside": [annotations(model), *beside],
     }
     progress = Progress(quiet=quiet, listeners=listeners)
     data = None if any(labels.values()) else unlabeled(model, source, held_out=held_out, progress=progress, **given)

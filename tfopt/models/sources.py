@@ -9,6 +9,7 @@ from tfopt.base.annotations import annotate
 from tfopt.errors import ModelError
 from tfopt.graph.walk import is_model
 from tfopt.models.estimators import from_estimator, is_estimator
+from tfopt.models.text_layer import behind_text_layer
 
 
 def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
@@ -48,9 +49,13 @@ def _read(source: str | os.PathLike[str], path: Path, allow_unsafe: bool) -> Any
 
 
 def _native(model: Any) -> Any:
-    """Return `model` with native layers in place of TF-Hub modules, as far as possible, with notes on them."""
+    """Return `model` with native layers in place of TF-Hub modules, as far as possible, with notes on them.
+
+    A model that takes strings is the part behind its layer for texts.
+    """
     from tfopt.models.hub import native_if_possible
 
+    model = behind_text_layer(model)
     native, notes = native_if_possible(model)
     if notes:
         annotate(native, notes=notes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base import memory
-from tfopt.base.annotations import annotations
+from tfopt.base.annotations import annotate, annotations
 from tfopt.base.devices import grow_gpu_memory, is_slow
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Listener, Progress
@@ -238,6 +238,7 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     for side in ("inputs", "outputs"):
         Ports(source, side)  # raises for nested ones
     flat_model = bridge.to_tf_keras(source)
+    annotate(flat_model, preprocessing=annotations(source).preprocessing)
     shape = transfer.input_shape if transfer else None
     places = [annotations(source).path, recipe]
     dataset = data_of_run(flat_model, recipe, data, input_shape=shape, beside=places, quiet=True)
