@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 # worksteal gives each process whole runs of files, so what a file's tests share is made once and not in every process.
 
-.PHONY: run test test-slow lint docs clean
+.PHONY: run test test-slow test-all lint docs clean
 
 run: $(VENV)/dev
 	$(BIN)/tfopt run recipes/deep_compression.py --overwrite
@@ -14,9 +14,13 @@ run: $(VENV)/dev
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-# Whole runs and exhaustive tables, of which the other tests cover the parts.
+# Whole runs and tables, of which the other tests cover the parts: the first and the last case of each.
 test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
+
+# All cases of them as well: before a release, and after a change that they are about.
+test-all: $(VENV)/dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --all-cases
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -10,6 +10,28 @@ import pytest
 from PIL import Image
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all-cases", action="store_true", help="run all cases of slow tests, not the first and last only")
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m
+def pytest_collection_modifyitems(config, items):
+    """Leave out all cases but the first and the last of each slow test, unless `--all-cases` asks for them.
+
+    Cases are in the order of their parameters, so these two differ in all of them.
+    """
+    if config.getoption("--all-cases"):
+        return
+    cases = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            cases.setdefault((item.parent, getattr(item, "originalname", item.name)), []).append(item)
+    left_out = [item for found in cases.values() for item in found[1:-1]]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Seed Python, NumPy and both Kerases, so that a test draws the same weights alone and in any order."""
