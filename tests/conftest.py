@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all-cases", action="store_true", help="run all cases of slow tests, not the first and last only")
+    parser.addoption("--all-cases", action="store_true", help="run each case of slow tests, not two")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m
