@@ -49,15 +49,19 @@ def run(size, *, lower, checkpoint=None):
     return tfopt.optimize(model, recipe, data, quiet=True, checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_batches_are_halved_until_they_fit_and_stay_so(sizes, tmp_path, kept):
-    lowered = run(32, lower=True, checkpoint=tmp_path / "kept" if kept else None)
+@pytest.fixture(scope="module")
+def with_8():
+    """The file of a run with small batches from the start."""
+    return run(8, lower=False).lite.data
+
+
+def test_batches_are_halved_until_they_fit_and_stay_so(sizes, with_8):
+    lowered = run(32, lower=True)
     assert sizes == [(32, 32), (16, 16), (8, 8), (8, 8)]
     rows = lowered.report.rows
     note = "batch size 8 instead of 32, at the same learning rate, since memory ran out"
     assert rows[1].notes[0] == rows[2].notes[0] == note and note not in rows[3].notes
-    alike = run(8, lower=False)
-    assert lowered.lite.data == alike.lite.data  # that of a run with small batches from the start
+    assert lowered.lite.data == with_8
 
 
 def test_without_the_setting_the_error_says_what_to_do(sizes):
@@ -66,9 +70,8 @@ def test_without_the_setting_the_error_says_what_to_do(sizes):
         run(32, lower=False)
 
 
-def test_a_resumed_run_keeps_the_lowered_batch_size(sizes, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_the_lowered_batch_size(sizes, tmp_path, monkeypatch, with_8):
     """Killed in the second stage; then memory suffices for the batches of the recipe, which would give other bytes."""
-    whole = run(32, lower=True).lite.data
     trained = step.train
 
     def killed(*args, **more):
@@ -87,16 +90,16 @@ def test_a_resumed_run_keeps_the_lowered_batch_size(sizes, tmp_path, monkeypatch
 
     monkeypatch.setattr(step, "train", recorded)
     resumed = run(32, lower=True, checkpoint=tmp_path)
-    assert sizes == [8] and resumed.lite.data == whole
+    assert sizes == [8] and resumed.lite.data == with_8
     assert resumed.report.rows[2].notes[0].startswith("batch size 8 instead of 32")
 
 
-def test_the_advice_of_the_error_goes_on_from_the_checkpoint(sizes, tmp_path):
+def test_the_advice_of_the_error_goes_on_from_the_checkpoint(sizes, tmp_path, with_8):
     with pytest.raises(RecipeError, match=r"halves it and goes on from the checkpoint; .* and start over, free memory"):
         run(32, lower=False, checkpoint=tmp_path)
     (there,) = tmp_path.glob("stage_1_*")
     lowered = run(32, lower=True, checkpoint=tmp_path)
-    assert lowered.lite.data == run(8, lower=False).lite.data
+    assert lowered.lite.data == with_8
     assert not there.exists()  # the same folder: the run took it over
 
 

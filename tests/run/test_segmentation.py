@@ -88,6 +88,7 @@ def test_a_run_measures_places(images, trained, last, tmp_path):
     assert found.agreement > 0.9 and found.outputs[0].interval is None and not found.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["float mask", "integer mask"])
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 def test_a_mask_for_a_single_output(images, form, activation):
