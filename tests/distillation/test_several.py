@@ -99,6 +99,7 @@ def test_each_output_learns_with_the_loss_that_fits_it(api, teacher_api, form, d
     assert logs["loss"][0] == pytest.approx(total, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["auto", "never"])
 @pytest.mark.parametrize("source", ["arrays", "tf.data"])
 def test_training_brings_the_student_to_the_teacher(api, data, source, cache):

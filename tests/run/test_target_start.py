@@ -47,7 +47,7 @@ def test_others_begin_as_they_are(case):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 1e4])
 def test_targets_of_any_scale_are_learned_alike(scale):
     data, model = load_data((X, AGE * scale)), network()
     weights = model.get_weights()
