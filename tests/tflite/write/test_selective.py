@@ -13,7 +13,7 @@ from tfopt.tflite.prove.outputs import OutputProof
 from tfopt.tflite.read.parts import Op, Tensor
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import selective
-from tfopt.tflite.write.selective import _Search, _units
+from tfopt.tflite.write.selective import _measured_before, _Search, _units
 
 RNG = np.random.default_rng(0)
 SPREADS, MEANS = (90, 60, 2, 0.05, 40, 15), (50, -80, 1, 0.3, 180, -140)
@@ -159,6 +159,7 @@ class KnownNoises(_Search):
         self._noises, self._most, self.measured = noises, most, 0
         self._operators = [[f"operator {number}"] for number in range(len(noises))]
         self._made = frozenset
+        self._known = {}
 
     def _proofs(self, data):
         self.measured += 1
@@ -195,6 +196,19 @@ def test_the_steps_of_an_unrolled_loop_are_chosen_together():
     add("ADD", "head", add("ADD", "head", 2, 3), 3)
     found = [[op.index for op in unit] for unit in _units(ops, tensors)]
     assert found == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11], [12], [13]]
+
+
+def test_another_limit_of_the_same_file_measures_nothing_again():
+    samples = {"x": np.arange(4, dtype="float32")}
+    known = _measured_before(b"files", samples, False)
+    known["block",] = 0.25
+    assert _measured_before(b"files", dict(samples), False) == {("block",): 0.25}
+    search = KnownNoises([0.5, 0.1], most=0.05)
+    search._known[("operator 0", "operator 1")] = search._known["operator 0",] = 0.7
+    assert search._noise([0, 1]) == search._noise([0]) == 0.7 and search.measured == 0
+    assert search._noise([1]) == 0.1 and search.measured == 1
+    for other in ((b"others", samples, False), (b"files", {"x": samples["x"] + 1}, False), (b"files", samples, True)):
+        assert _measured_before(*other) == {}
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(3, 12), (200, 6)])

@@ -5,6 +5,7 @@ So the operators with most noise are left in float first. Blocks of operators ar
 blocks with noise are divided. What a loop repeats, once it is unrolled, counts as one operator.
 """
 
+import hashlib
 import heapq
 import itertools
 import math
@@ -57,8 +58,8 @@ def with_float_operators(
         most: noise of an output, or a channel of it, as a share of its variance.
         free_border: inputs and outputs become float32 where they lose too much as integers.
     """
-    search = _Search(reference, quantize, samples, most, free_border)
     whole = quantize((), False)
+    search = _Search(reference, whole, quantize, samples, most, free_border)
     if search.is_sound(whole):
         return whole
     if free_border and search.is_sound(whole := quantize((), True)):
@@ -69,6 +70,28 @@ def with_float_operators(
     left = search.fewest()
     as_asked = quantize(left, False)
     return as_asked if not free_border or search.is_sound(as_asked) else quantize(left, True)
+
+
+_MEASURED: dict[bytes, dict[tuple[str, ...], float]] = {}
+"""The noises that the last search has measured, by the digest of what they depend on."""
+
+
+def _measured_before(files: bytes, samples: Mapping[str, NDArray[Any]], free_border: bool) -> dict[Any, float]:
+    """Return where noises of blocks are kept: a search with another limit does not measure the same again.
+
+    Args:
+        files: the float file and the integer one, which all settings have made.
+        samples: that are compared.
+        free_border: as for `with_float_operators`.
+    """
+    digest = hashlib.sha256(files + bytes([free_border]))
+    for name, values in samples.items():
+        digest.update(name.encode() + values.tobytes())
+    key = digest.digest()
+    if key not in _MEASURED:
+        _MEASURED.clear()
+        _MEASURED[key] = {}
+    return _MEASURED[key]
 
 
 def _units(operators: Sequence[Op], tensors: Mapping[int, Tensor]) -> list[list[Op]]:
@@ -89,6 +112,7 @@ class _Search:
     def __init__(
         self,
         reference: bytes,
+        whole: bytes,
         quantize: Quantize,
         samples: Iterable[Mapping[str, NDArray[Any]]],
         most: float,
@@ -112,6 +136,7 @@ class _Search:
         ]
         self._made: Callable[[Iterable[int]], bytes] = lambda left: quantize(self._names(left), free_border)
         self._until = math.inf
+        self._known = _measured_before(reference + whole, self._samples, free_border)
 
     def ends_with_fixed_scales(self) -> list[str]:
         """Return the outputs of the model whose int8 scale does not depend on it."""
@@ -162,10 +187,16 @@ class _Search:
             if self._is_late():
                 return
             block = [int(number) for number in part]
+            heapq.heappush(waiting, (-self._noise(block), block))
+
+    def _noise(self, block: Sequence[int]) -> float:
+        """Return the noise of the file in which the operators of `block` alone have integers."""
+        names = tuple(self._names(block))
+        if names not in self._known:
             others = set(range(len(self._operators))) - set(block)
             proofs = self._proofs(self._made(others))
-            noises = [max(proof.noise, proof.channel_noise) for proof in proofs] or [np.inf]
-            heapq.heappush(waiting, (-max(noises), block))
+            self._known[names] = max((max(proof.noise, proof.channel_noise) for proof in proofs), default=np.inf)
+        return self._known[names]
 
     def _proofs(self, data: bytes) -> list[OutputProof]:
         """Return the proof of each output; nothing if LiteRT cannot run the file."""
