@@ -14,6 +14,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.teachers.ensemble import Ensemble, as_teacher
+from tfopt.teachers.load import load_teacher
 from tfopt.teachers.precomputed import Precomputed
 from tfopt.teachers.teacher import Teacher
 from tfopt.tflite.read import LiteModel
@@ -812,3 +813,18 @@ def test_each_teacher_of_an_ensemble_is_fed_its_own_way():
     ensemble = Ensemble([unit, symmetric]).for_inputs("unit").resolved(x, "regression")
     np.testing.assert_allclose(ensemble.predict(x, quiet=True)["output"], (x + (2 * x - 1)) / 2, atol=1e-6)
     assert "* 2 -1" in ensemble.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"), [((0, 128, 255), True), ((255, 0), True), ((0, 255), False), (None, False)]
+)
+def test_a_teacher_of_other_masks_is_refused(tmp_path, values, refused):
+    layers = keras.layers
+    teacher = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 1, activation="softmax")])
+    teacher.save(tmp_path / "model.keras")
+    (tmp_path / "data.json").write_text('{"mask_values": [0, 255]}')
+    if not refused:
+        assert load_teacher([tmp_path / "model.keras"], mask_values=values)
+        return
+    with pytest.raises(RecipeError, match=r"values 0, 255 by class.*load them with mask_values=\(0, 255\)"):
+        load_teacher([tmp_path / "model.keras"], mask_values=values)

@@ -76,7 +76,12 @@ def load_inputs(
 
         names, classes = named.teacher, named.teacher_classes
         teacher = load_teacher(
-            names, classes, named.teacher_preprocessing, data.class_names, allow_unsafe=named.allow_unsafe
+            names,
+            classes,
+            named.teacher_preprocessing,
+            data.class_names,
+            mask_values=data.mask_values,
+            allow_unsafe=named.allow_unsafe,
         )
     return model, data, teacher
 
