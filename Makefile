@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # As many test processes as cores, but each imports TensorFlow: about 1.5 GB.
 WORKERS ?= 2
+# Tests start many processes, each of which would compile tfopt again.
+unexport PYTHONDONTWRITEBYTECODE
 # worksteal gives each process whole runs of files, so what a file's tests share is made once and not in every process.
 
 .PHONY: run test test-slow test-all lint docs clean
