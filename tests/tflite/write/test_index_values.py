@@ -8,6 +8,7 @@ import tfopt
 from tfopt import Export
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
+from tfopt.tflite.read.flatbuffer import has_operator
 
 L, ops = keras.layers, keras.ops
 ROWS, OFFSETS = 2000, np.array([0, 1000], "float32")  # two fields that share a table, as in a factorization machine
@@ -151,3 +152,12 @@ def test_a_cut_off_float_that_is_no_index_stays_int8():
     model = tf_keras().Model(inputs, layers.Dense(3)(tf_keras().layers.ReLU()(inputs + 2.0)))
     x = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
     assert not tfopt.export_tflite(model, None, Export(), representative_data=x).float_tensors()
+
+
+def test_operators_are_known_without_unpacking():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(2), L.ReLU(negative_slope=0.1)])
+    data = tfopt.export_tflite(model, None, Export(weights="float32", activations="float32")).data
+    found = {name for name in ("FULLY_CONNECTED", "LEAKY_RELU", "CAST", "ADD") if has_operator(data, name)}
+    assert found == {op.name for op in tfopt.LiteModel(data).ops()} == {"FULLY_CONNECTED", "LEAKY_RELU"}
+    with pytest.raises(ModelError, match="damaged"):
+        has_operator(data[:40], "CAST")

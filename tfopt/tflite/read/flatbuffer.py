@@ -39,6 +39,17 @@ def unpacked(data: bytes) -> Any:
     return model
 
 
+def has_operator(data: bytes, name: str) -> bool:
+    """Return whether a .tflite may have operators called `name`, such as "CAST"; it is not unpacked for that."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    with reading(lambda why: ModelError(f"The .tflite is damaged ({why}); export it again.")):
+        model = schema.Model.GetRootAs(data, 0)
+        codes = [model.OperatorCodes(number) for number in range(model.OperatorCodesLength())]
+        kind = getattr(schema.BuiltinOperator, name)
+        return any(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == kind for code in codes)
+
+
 def rewritten(data: bytes, *changes: Callable[[Any, Any], bool]) -> bytes:
     """Apply `changes`, one after the other, to every subgraph of a .tflite.
 

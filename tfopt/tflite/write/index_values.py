@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfopt.errors import ModelError
-from tfopt.tflite.read.flatbuffer import drop_unread, packed, unpacked
+from tfopt.tflite.read.flatbuffer import drop_unread, has_operator, packed, unpacked
 from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.index_values import index_values, unrounded
 from tfopt.tflite.settings import Export
@@ -15,6 +15,8 @@ def exact_values(data: bytes) -> tuple[list[str], list[str]]:
     Returns:
         The results of operators that become indices, and the inputs that do.
     """
+    if not has_operator(data, "CAST"):
+        return [], []
     graph = FileGraph(data)
     tensors = dict(enumerate(graph.tensors[0]))
     found = index_values(graph.ops, tensors)
@@ -40,6 +42,8 @@ def border_for(settings: Export, inputs: list[str]) -> str:
 
 def with_exact_indices(data: bytes) -> bytes:
     """Return an integer file whose indices are made of floats before these are rounded, not after."""
+    if not has_operator(data, "CAST"):
+        return data
     graph = FileGraph(data)
     tensors = dict(enumerate(graph.tensors[0]))
     made_by = {output: op for op in graph.ops if op.subgraph == 0 for output in op.outputs}
