@@ -18,7 +18,8 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Leave out all cases but the first and the last of each slow test, unless `--all-cases` asks for them.
 
-    Cases are in the order of their parameters, so these two differ in all of them.
+    Cases are in the order of their parameters, so these two differ in all of them. Tests that take minutes are left out
+    as a whole.
     """
     if config.getoption("--all-cases"):
         return
@@ -27,6 +28,7 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("slow"):
             cases.setdefault((item.parent, getattr(item, "originalname", item.name)), []).append(item)
     left_out = [item for found in cases.values() for item in found[1:-1]]
+    left_out += [item for item in items if item.get_closest_marker("minutes")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -255,6 +255,7 @@ def test_two_workers_with_a_teacher_write_one_result(tmp_path, recipe):
     assert rows[-1]["metrics"]["accuracy"] > 0.6  # a small student after 33 steps of pruning
 
 
+@pytest.mark.minutes
 def test_a_lost_worker_ends_the_run_which_goes_on_with_the_same_command(tmp_path, recipe):
     with Workers(tmp_path, recipe) as workers:
         workers.wait_for("Prune epoch 2/3")
