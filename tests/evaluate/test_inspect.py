@@ -3,6 +3,7 @@
 import gzip
 import zlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -148,3 +149,13 @@ def test_compare_reports_the_agreement_of_predictions(files, tmp_path):
 def test_compare_refuses_other_data(files):
     with pytest.raises(DataError, match="shape"):
         compare_files(files / "float.tflite", files / "int8.tflite", (X[:, :5], np.arange(80) % 4))
+
+
+@pytest.mark.parametrize("package", [keras, tf_keras()])
+def test_layers_of_several_outputs(package, tmp_path):
+    layers = package.layers
+    given = package.Input((5, 4))
+    _, state, carry = layers.LSTM(3, return_state=True, name="lstm")(given)
+    package.Model(given, [state, carry]).save(tmp_path / "model.keras")
+    shapes = {part.name: part.shape for part in inspect_file(tmp_path / "model.keras").parts}
+    assert shapes["lstm"] == "(None, 3), (None, 3), (None, 3)"

@@ -262,7 +262,7 @@ def test_a_depth_study_is_kept_within_an_epoch_as_often_as_asked(tmp_path, data,
     recipe = tfopt.Recipe(transfer=study, stages=(), training=TRAINING, export=FLOAT, max_drop=None)
     steps = []
     monkeypatch.setattr(backup.Backup, "save", lambda self, state: steps.append(state.step))
-    tfopt.optimize(network(), recipe, data, quiet=True, checkpoint=tmp_path / "kept", checkpoint_every=0)
+    tfopt.optimize(network(), recipe, data, quiet=True, checkpoint=tmp_path / "kept", checkpoint_every=1e-9)
     assert steps == [*range(1, STEPS), 0] * 5
 
 

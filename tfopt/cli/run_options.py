@@ -59,7 +59,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Folder to keep the teacher's answers in for later runs (default: in memory)."),
         click.option("--feature-cache", type=click.Path(path_type=Path),
                      help="Folder to keep the features of a transfer in for later runs (default: in memory)."),
-        click.option("--checkpoint-every", type=click.FloatRange(min=0), default=10.0, show_default=True,
+        click.option("--checkpoint-every", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
                      metavar="MINUTES", help="Minutes between two checkpoints within an epoch. There is one after "
                                              "each epoch as well."),
         click.option("--distribute", type=click.Choice(["mirrored", "multiworker"]),

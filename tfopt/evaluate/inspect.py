@@ -12,6 +12,7 @@ from tfopt.base.reading import reading
 from tfopt.base.terminal import plain
 from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
 from tfopt.errors import ModelError
+from tfopt.graph.types import flatten
 from tfopt.models.sources import model_from
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel
@@ -173,14 +174,19 @@ def _keras_parts(model: Any, prefix: str = "") -> list[Part]:
             parts += _keras_parts(layer, f"{prefix}{layer.name}/")
             continue
         weights = [np.asarray(weight) for weight in layer.get_weights()]
-        shape = getattr(layer, "output_shape", None) or layer.output.shape
-        parts.append(_part(prefix + layer.name, type(layer).__name__, _shape(shape), weights))
+        parts.append(_part(prefix + layer.name, type(layer).__name__, ", ".join(_output_shapes(layer)), weights))
     return parts
 
 
-def _shape(shape: Any) -> str:
-    """Return a layer's output shape as text; a Keras 2 input layer has a list of one shape."""
-    return str(tuple(shape[0] if isinstance(shape, list) else shape))
+def _output_shapes(layer: Any) -> list[str]:
+    """Return the shape of each output of a layer as text."""
+    shape = getattr(layer, "output_shape", None)  # of tf_keras; one or several, in any nesting
+    if shape is None:
+        return [str(tuple(output.shape)) for output in flatten(layer.output)]
+    if isinstance(shape, dict):
+        shape = list(shape.values())
+    several = any(isinstance(part, list | tuple) for part in shape)
+    return [str(tuple(part)) for part in shape] if several else [str(tuple(shape))]
 
 
 def _lite_parts(lite: LiteModel) -> list[Part]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfopt.errors import ModelError, PromiseError
-from tfopt.tflite.prove.types import contents, float_operators, port_in_words, verify_finite, verify_types
+from tfopt.tflite.prove.types import contents, float_operators, port_in_words, port_notes, verify_finite, verify_types
 from tfopt.tflite.read import Op, Port, Tensor, Weight
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
@@ -81,7 +81,7 @@ class File:
         return tuple(found)
 
     def float_tensors(self):
-        return [t.name for t in self._tensors if t.dtype in FLOATS and t.name not in ("given", "result")]
+        return [t.name for t in self._tensors if t.dtype in FLOATS and t.name not in ("given", "result", "unused")]
 
     def verified(self, settings, in_float=(), layers=("one", "two", "three")):
         return verify_types(self, settings, dict(in_float), LayerNames(self, layers))
@@ -157,13 +157,26 @@ def test_an_input_in_words(port, words):
 )
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 def test_borders(dtype, scales, wrong, side):
-    file = File()
+    file, asked = File(), Export(io="int8")
     setattr(file, side, (*getattr(file, side), file.port("odd", dtype, scales)))
+    file.op("QUANTIZE", [port.index for port in file.inputs], [file.outputs[0].index])
     if not wrong:
-        assert file.verified(INT8, {"one": "why"}) == []
+        assert file.verified(asked, {"one": "why"}) == []
         return
     with pytest.raises(PromiseError, match=f"int8 inputs and outputs were promised, but 'odd' is {dtype} in the file"):
-        file.verified(INT8, {"one": "why"})
+        file.verified(asked, {"one": "why"})
+    if dtype in FLOATS:  # beside a float operator, unless a type is asked for
+        assert file.verified(INT8, {"one": "why"}) == []
+        (note,) = port_notes(file, INT8)
+        assert note == "float32 and not int8, next to operators in float: 'odd'"
+
+
+def test_an_input_that_nothing_reads_may_have_any_type():
+    file = File()
+    file.inputs += (file.port("unused", "float32"),)
+    file.op("QUANTIZE", [file.inputs[0].index], [file.outputs[0].index])
+    assert file.verified(INT8) == []
+    assert port_notes(file, INT8) == ["nothing in the model uses its input 'unused'"]
 
 
 # Activations
@@ -188,7 +201,7 @@ def test_float_tensors_in_an_integer_file():
         file.verified(INT8)
     assert str(caught.value).startswith(
         "int8 everywhere was promised, but 7 tensors of the .tflite are float: a, b, c, d, e. Float operators: "
-        "one (CONV_2D). Pass representative_data"
+        "one (CONV_2D). Nothing that it computes has integers: export with"
     )
 
 

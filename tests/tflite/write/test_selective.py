@@ -256,3 +256,62 @@ def test_an_operator_in_float_does_not_excuse_the_weights_of_others():
     )
     assert any("int8 weights, since no operator supports 4 bits" in note for note in lite.notes)
     assert any("LEAKY_RELU" in note for note in lite.notes)
+
+
+def test_some_outputs_in_float_and_others_not():
+    """The converter gives no integers to a maximum that a sum of exponentials also reads."""
+    import keras
+
+    ops, x = keras.ops, np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
+    given = keras.Input((6,))
+    logits = keras.layers.Dense(5)(keras.layers.Dense(8, activation="relu")(given))
+    outputs = {"energy": -ops.logsumexp(logits, -1), "best": ops.max(logits, -1)}
+    model = keras.Model(given, outputs)
+    lite = tfopt.export_tflite(model, None, representative_data=x)
+    expected = model.predict(x, verbose=0)
+    for port, found in zip(lite.outputs, lite.predict(x), strict=True):
+        wanted = expected[port.name].astype(float)
+        assert np.square(found - wanted).mean() < 0.1 * wanted.var()
+    types = {port.name: port.dtype for port in (*lite.inputs, *lite.outputs)}
+    named = [name for name, dtype in types.items() if dtype == "float32"]
+    if named and len(named) < len(types):
+        assert any(note.startswith("float32 and not int8") and f"'{named[0]}'" in note for note in lite.notes)
+
+
+@pytest.mark.parametrize("form", [Export(), Export(activations="int16")])
+def test_an_input_that_nothing_reads(form):
+    layers, rng = tf_keras().layers, np.random.default_rng(0)
+    used, left = tf_keras().Input((4,), name="used"), tf_keras().Input((3,), name="left")
+    model = tf_keras().Model([used, left], layers.Dense(2)(used))
+    x = {"used": rng.normal(size=(300, 4)).astype("float32"), "left": rng.normal(size=(300, 3)).astype("float32")}
+    lite = tfopt.export_tflite(model, None, form, representative_data=x)
+    assert "nothing in the model uses its input 'left'" in lite.notes
+    expected = x["used"].astype(float) @ model.get_weights()[0]
+    assert np.square(lite.predict(x) - expected).mean() < 0.01 * expected.var()
+
+
+def test_random_numbers_stay_in_float():
+    """As in a variational autoencoder (Kingma and Welling 2013)."""
+    import tensorflow as tf
+
+    class Sampling(tf_keras().layers.Layer):
+        def call(self, given):
+            mean, log_variance = given
+            return mean + tf.exp(0.5 * log_variance) * tf.random.normal(tf.shape(mean))
+
+    layers, x = tf_keras().layers, np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
+    given = tf_keras().Input((6,))
+    mean, log_variance = layers.Dense(2, name="mean")(given), layers.Dense(2)(given)
+    model = tf_keras().Model(given, [mean, log_variance, layers.Dense(6)(Sampling(name="drawn")([mean, log_variance]))])
+    lite = tfopt.export_tflite(model, None, representative_data=x)
+    assert {port.dtype for port in (*lite.inputs, *lite.outputs)} == {"int8"}
+    assert any("drawn (RANDOM_STANDARD_NORMAL); left in float" in note for note in lite.notes)
+
+
+def test_a_model_without_an_integer_operator():
+    import keras
+
+    given = keras.Input((6, 4))
+    x = np.random.default_rng(0).normal(size=(300, 6, 4)).astype("float32")
+    with pytest.raises(PromiseError, match=r"Nothing that it computes has integers: export with activations=.float32"):
+        tfopt.export_tflite(keras.Model(given, keras.ops.cumsum(given, 1)), None, representative_data=x)

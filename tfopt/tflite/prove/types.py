@@ -112,8 +112,11 @@ def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
         if not in_float:
             _verify_no_floats(lite, settings, names)
         _verify_activations(lite, settings, names, floats)
-    _verify_borders(lite, settings)
-    return [*_float_notes(floats, settings, in_float, names), *_weight_notes(lite, settings, names, floats)]
+    _verify_borders(lite, settings, any_floats=bool(in_float))
+    return [
+        *_float_notes(floats, settings, in_float, names),
+        *_weight_notes(lite, settings, names, floats),
+    ]
 
 
 def verify_finite(lite: LiteModel, names: LayerNames) -> None:
@@ -136,9 +139,16 @@ def verify_finite(lite: LiteModel, names: LayerNames) -> None:
         )
 
 
-def _verify_borders(lite: LiteModel, settings: Export) -> None:
-    """Check the types of inputs and outputs. Plain integers, such as indices, have no scale and are not checked."""
+def _verify_borders(lite: LiteModel, settings: Export, *, any_floats: bool) -> None:
+    """Check the types of inputs and outputs. Plain integers, such as indices, have no scale and are not checked.
+
+    Inputs that nothing reads may be in float. So may those of float operators, if there may be `any_floats` and nobody
+    has asked for a type.
+    """
+    free = {port.index for port in _unread(lite)}
     for port in (*lite.inputs, *lite.outputs):
+        if port.dtype in FLOATS and (port.index in free or (any_floats and settings.io is None)):
+            continue
         if (port.scales or port.dtype in FLOATS) and port.dtype != settings.border:
             raise PromiseError(
                 f"{settings.border} inputs and outputs were promised, but '{port.name}' is {port.dtype} in the file. "
@@ -146,13 +156,34 @@ def _verify_borders(lite: LiteModel, settings: Export) -> None:
             )
 
 
+def _unread(lite: LiteModel) -> list[Port]:
+    """Return the inputs that no operator reads."""
+    read = {index for op in lite.ops() if op.subgraph == 0 for index in op.inputs}
+    read.update(port.index for port in lite.outputs)
+    return [port for port in lite.inputs if port.index not in read]
+
+
+def port_notes(lite: LiteModel, settings: Export) -> list[str]:
+    """Return notes on inputs that nothing reads, and on inputs and outputs that are float where others are integers."""
+    unread = _unread(lite)
+    notes = [f"nothing in the model uses its input '{port.name}'" for port in unread]
+    ports = [port for port in (*lite.inputs, *lite.outputs) if port not in unread]
+    floats = [f"'{port.name}'" for port in ports if port.dtype in FLOATS]
+    if floats and settings.border not in FLOATS:
+        notes.append(f"float32 and not {settings.border}, next to operators in float: {', '.join(floats)}")
+    return notes
+
+
 def _verify_no_floats(lite: LiteModel, settings: Export, names: LayerNames) -> None:
     if floats := lite.float_tensors():
         of = _operators(float_operators(lite), names)
+        advice = "Replace the layers, or export" if settings.mixed else "Allow them with mixed=True, or export"
+        if computes_in_float(lite):
+            advice = "Nothing that it computes has integers: export"
         raise PromiseError(
             f"{settings.activations} everywhere was promised, but {len(floats)} tensors of the .tflite are float: "
-            f"{', '.join(floats[:5])}. Float operators: {of}. Pass representative_data (training inputs), replace the "
-            'layers, or export with activations="float32".'
+            f'{", ".join(floats[:5])}. Float operators: {of}. {advice} with activations="float32"; after Quantize, '
+            "representative_data has ranges that training lacks."
         )
 
 

@@ -23,7 +23,7 @@ from tfopt.stages.quantize.trained import has_float_ends, is_quantization_aware,
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import contents, verify_finite, verify_types
+from tfopt.tflite.prove.types import contents, port_notes, verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
@@ -300,7 +300,7 @@ def _built(
     settings, in_float = allowed_floats(settings, model, named, names, only_trained=only_trained, insides=float_insides)
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
-    found = verify_types(named, settings, in_float, names)
+    found = [*port_notes(named, settings), *verify_types(named, settings, in_float, names)]
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
     # Names tell where the kernels are; the file without them has the same tensors.
     places = promised_kernels(named, flat_model, promises) if promises else {}

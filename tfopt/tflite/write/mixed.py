@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tfopt.errors import PromiseError
-from tfopt.stages.quantize.trained import layers_left_in_float
+from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
 from tfopt.tflite.prove.types import computes_in_float, float_operators, operators_without_form
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
@@ -50,6 +50,9 @@ def allowed_floats(
             for op in without_form
             for layer in names.near(op) or [op.name]
         }
+    calibrated = settings.integer_only and settings.mixed and not is_quantization_aware(model)
+    if not in_float and calibrated and not computes_in_float(named):
+        return _as_mixed(settings, named, names, "the converter gives it no integers here")
     return settings, in_float
 
 
@@ -65,6 +68,7 @@ def require_integers(named: LiteModel, settings: Export, max_noise: float | None
 
 def _as_mixed(settings: Export, named: LiteModel, names: LayerNames, why: str) -> tuple[Export, dict[str, str]]:
     """Return the settings of a file that may hold float operators, and the layers of these with the reason."""
-    if any(port.dtype == "float32" for port in (*named.inputs, *named.outputs)):
+    rounded = [port.dtype for port in (*named.inputs, *named.outputs) if port.scales or port.dtype == "float32"]
+    if set(rounded) == {"float32"}:
         settings = dataclasses.replace(settings, io="float32")
     return settings, {layer: why for op in float_operators(named) for layer in names.near(op) or [op.name]}
