@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.bridge import check, samples
 from tfopt.bridge import layers as table
 from tfopt.errors import ModelError
@@ -154,7 +155,7 @@ def test_a_missing_output_is_an_error(monkeypatch):
     model = keras.Model(inputs, [keras.layers.Dense(2)(inputs), keras.layers.Dense(3)(inputs)])
     run, runs = check.run, []
 
-    def shorter(one, batch):
+    def shorter(one, batch, **_):
         runs.append(one)
         outputs = run(one, batch)
         return outputs if one is model else [*outputs, outputs[0]]
@@ -172,8 +173,48 @@ def test_a_difference_that_the_model_does_not_amplify_is_an_error(monkeypatch):
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     run = check.run
     monkeypatch.setattr(
-        check, "run", lambda one, batch: [output + (0 if one is model else 1e-3) for output in run(one, batch)]
+        check, "run", lambda one, batch, **_: [output + (0 if one is model else 1e-3) for output in run(one, batch)]
     )
     monkeypatch.setattr(check, "_first_difference", lambda *_: None)
     with pytest.raises(ModelError, match="in no single layer, only in their sum"):
         bridge.to_tf_keras(model)
+
+
+def test_integers_that_keras_3_resizes():
+    """In a graph, as in `predict`, Keras 3 resizes integers without rounding; in a call it rounds them, or fails."""
+    import keras
+
+    layers, x = keras.layers, np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3)).astype("uint8")
+    for behind in ([layers.Rescaling(1 / 255.0), layers.Conv2D(2, 3)], [layers.Conv2D(2, 3)]):
+        model = keras.Sequential([keras.Input((20, 24, 3), dtype="uint8"), layers.Resizing(18, 18), *behind])
+        flat_model = bridge.to_tf_keras(model)
+        np.testing.assert_allclose(flat_model(x), model.predict(x, verbose=0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("api", ["keras", "tf_keras"])
+def test_states_are_reset_before_models_are_compared(api):
+    package = keras_compat.tf_keras() if api == "tf_keras" else pytest.importorskip("keras")
+    layers = package.layers
+    chain = [layers.LSTM(4, stateful=True, name="kept"), layers.Dense(2)]
+    model = package.Sequential([package.Input(batch_shape=(4, 8, 3)), *chain])
+    model.predict(np.ones((4, 8, 3), "float32"), verbose=0)
+    assert bridge.to_tf_keras(model).get_layer("kept").stateful
+
+
+def test_errors_of_keras_come_on_one_line():
+    import keras
+
+    class Failing(keras.layers.Layer):
+        def call(self, inputs):
+            raise ValueError("\x1b[1mno such luck\x1b[0m")
+
+        def compute_output_spec(self, inputs):
+            return keras.KerasTensor(inputs.shape)
+
+    model = keras.Sequential([keras.Input((3,)), Failing(name="failing")])
+    with pytest.raises(ModelError) as caught:
+        bridge.to_tf_keras(model)
+    assert str(caught.value) == (
+        "layer 'failing' (Failing) at 'failing': tf_keras refuses its input (Exception encountered when calling "
+        "Failing.call(). no such luck)."
+    )

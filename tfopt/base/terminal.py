@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ def plain(text: object, *, lines: bool = False) -> str:
     return "".join(
         _written_out(char) if _is_obeyed(char) and not (lines and char == "\n") else char for char in str(text)
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error of either Keras says, on one line: no colors, no traceback of user code, no arguments."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"\s*(Call )?arguments received by .*", "", text, flags=re.DOTALL | re.IGNORECASE)
+    if "in user code:" in text:
+        text = re.split(r"\n\s*\w*(?:Error|Exception): ", text)[-1]
+    return " ".join(text.split())
 
 
 def _is_obeyed(char: str) -> bool:
