@@ -43,7 +43,8 @@ def keras_outputs(model: Any, samples: Samples, batch: int | None = None) -> lis
         left = len(rows[0])
         if batch and left < batch:
             rows = [np.concatenate([array, np.repeat(array[-1:], batch - left, axis=0)]) for array in rows]
-        parts.append([output[:left] for output in run(model, rows)])
+        images = any(array.dtype.kind in "ui" and array.ndim > 3 for array in rows)  # a call may round when it resizes
+        parts.append([output[:left] for output in run(model, rows, in_graph=images)])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
