@@ -212,3 +212,19 @@ def test_super_resolution_of_any_size_has_all_integer_forms(weights, activations
 def test_the_command_has_the_setting():
     (option,) = [each for each in command.params if each.name == "batch"]
     assert option.default == Export().batch == "static" and tuple(option.type.choices) == ("static", "dynamic")
+
+
+@pytest.mark.parametrize("form", [Export(), Export(activations="int16"), Export(weights="int4")])
+def test_a_batch_size_that_the_model_computes_with(form):
+    """Calibration runs as many samples at a time: 4, of 66."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    given = keras.Input(batch_shape=(4, 6))
+    halves = keras.ops.reshape(keras.layers.Dense(8)(given), (4, 2, 4))
+    model = keras.Model(given, keras.layers.Dense(3)(halves))
+    x = rng.normal(size=(66, 6)).astype("float32")
+    lite = build_file(model, form, x)
+    assert lite.inputs[0].shape == (4, 6) and any("from 66 training samples" in note for note in lite.notes)
+    expected = model.predict(x[:64], batch_size=4, verbose=0).astype(float)
+    assert np.square(lite.predict(x[:64]) - expected).mean() < 0.03 * expected.var()

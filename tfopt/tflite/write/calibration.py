@@ -39,7 +39,8 @@ RELU6_TOP = 6.0
 class Calibration:
     """Up to `number` training inputs, read again for every iteration, with `SAMPLES_AT_ONCE` in memory at a time.
 
-    After `bind`, iterating yields single samples, {name of the input in the file: array (1, ...) of its dtype}.
+    After `bind`, iterating yields single samples, {name of the input in the file: array (1, ...) of its dtype}; for a
+    model with a fixed batch size, that many at a time, of which the last may repeat.
 
     Args:
         data: an array (batch first), a tf.data of batches (inputs, or inputs and labels), or a `tfopt.data.Dataset`;
@@ -76,9 +77,13 @@ class Calibration:
         return self
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for number, sample in enumerate(itertools.islice(self._samples(), self.number), 1):
+        batch = next((tensor.shape[0] for tensor in self._flat_model.inputs if tensor.shape[0]), 1)
+        samples, number = itertools.islice(self._samples(), self.number), 0
+        while rows := list(itertools.islice(samples, batch)):
+            number += len(rows)
             self.count = max(self.count, number)
-            yield sample
+            rows += rows[-1:] * (batch - len(rows))
+            yield {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if batch > 1 else rows[0]
 
     def batches(self) -> Iterator[list[np.ndarray]]:
         """Yield the same samples in batches of at most `SAMPLES_AT_ONCE`: float32 arrays, one per input."""
