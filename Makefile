@@ -16,7 +16,7 @@ run: $(VENV)/dev
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-# Whole runs and tables, of which the other tests cover the parts: the first and the last case of each.
+# Whole runs and tables, of which the other tests cover the parts: the first case of each.
 test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 

@@ -11,24 +11,21 @@ from PIL import Image
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all-cases", action="store_true", help="run each case of slow tests, not two")
+    parser.addoption("--all-cases", action="store_true", help="run each case of slow tests, and tests of minutes")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m
 def pytest_collection_modifyitems(config, items):
-    """Leave out all cases but the first and the last of each slow test, unless `--all-cases` asks for them.
-
-    Cases are in the order of their parameters, so these two differ in all of them. Tests that take minutes are left out
-    as a whole.
-    """
+    """Leave out tests that take minutes, and all cases but the first of slow ones, unless `--all-cases` is given."""
     if config.getoption("--all-cases"):
         return
-    cases = {}
+    seen, left_out = set(), []
     for item in items:
-        if item.get_closest_marker("slow"):
-            cases.setdefault((item.parent, getattr(item, "originalname", item.name)), []).append(item)
-    left_out = [item for found in cases.values() for item in found[1:-1]]
-    left_out += [item for item in items if item.get_closest_marker("minutes")]
+        test = (item.parent, getattr(item, "originalname", item.name))
+        if item.get_closest_marker("minutes") or (item.get_closest_marker("slow") and test in seen):
+            left_out.append(item)
+        elif item.get_closest_marker("slow"):
+            seen.add(test)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -156,6 +156,7 @@ assert result.lite.data == whole.lite.data
 """
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("kind", ["PruneChannels", "LowRank", "PruneBlocks", "Binarize", "EMA", "mixup", "Cluster"])
 def test_two_devices_train_every_kind_and_go_on_within_an_epoch(tmp_path, kind):
     command = [sys.executable, "-c", EVERY_KIND, kind, tmp_path / "kept"]
@@ -272,6 +273,7 @@ def test_a_lost_worker_ends_the_run_which_goes_on_with_the_same_command(tmp_path
     assert all("going on after" in text for text in texts), "\n".join(texts)
 
 
+@pytest.mark.minutes
 def test_a_signal_to_one_worker_ends_both(tmp_path, recipe):
     with Workers(tmp_path, recipe) as workers:
         workers.wait_for("Prune epoch 1/3")

@@ -242,6 +242,7 @@ def test_a_run_with_two_outputs_goes_on(tmp_path, stop_at, data, taught):
     require_same(result, whole)
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_a_depth_study_repeats_no_network_and_a_transfer_is_kept(tmp_path, stop_at, data):
     study = tfopt.transfer.DepthStudy(epochs=2, places=1, batch_size=16)

@@ -173,7 +173,7 @@ def test_what_needs_one_output(recipe, words, data):
         tfopt.optimize(net(), tfopt.Recipe(stages=(tfopt.FineTune(),), **recipe), data, quiet=True)
 
 
-@pytest.mark.parametrize("structure", ["list", pytest.param("dict", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("structure", ["list", pytest.param("dict", marks=pytest.mark.minutes)])
 def test_a_teacher_teaches_all_outputs(structure, trained, data):
     student = net(structure=structure)
     recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=15), tfopt.PostTraining()), training=SHORT)

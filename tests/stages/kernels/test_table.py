@@ -261,6 +261,7 @@ def test_every_kernel_gets_its_clusters_and_keeps_its_zeros(sparse, clustered, s
         np.testing.assert_array_equal(values[before[key] == 0], 0, err_msg=str(key))
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_the_centroids_of_every_kernel_are_trained(sparse, clustered):
     stage = Cluster(number_of_clusters=5)
@@ -295,6 +296,7 @@ def trained(stage, model):
     return all_kernels(stage.strip(wrapped))
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_fine_tuning_keeps_the_zeros_of_every_kernel(small):
     before, after = all_kernels(small), trained(FineTune(), small)
@@ -303,6 +305,7 @@ def test_fine_tuning_keeps_the_zeros_of_every_kernel(small):
         assert np.count_nonzero(values != before[key]) > 0.4 * values.size
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_a_kernel_left_alone_in_a_clustered_layer_keeps_its_zeros(small):
     stage = Cluster(number_of_clusters=5, layers=(("memory/kernel", False), ("both/*/kernel", 4)))
