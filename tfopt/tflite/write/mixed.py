@@ -51,7 +51,8 @@ def allowed_floats(
             for layer in names.near(op) or [op.name]
         }
     calibrated = settings.integer_only and settings.mixed and not is_quantization_aware(model)
-    tells_nan = any(op.name == "NOT_EQUAL" for op in float_operators(named))  # from itself, which rounding would end
+    # What compares values with themselves looks for NaN, which rounding would hide.
+    tells_nan = any(op.name in ("EQUAL", "NOT_EQUAL") for op in float_operators(named))
     if not in_float and calibrated and not tells_nan and not computes_in_float(named):
         return _as_mixed(settings, named, names, "the converter gives it no integers here")
     return settings, in_float
