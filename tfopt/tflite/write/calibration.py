@@ -77,7 +77,7 @@ class Calibration:
         return self
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        batch = next((tensor.shape[0] for tensor in self._flat_model.inputs if tensor.shape[0]), 1)
+        batch = static_batch(self._flat_model)
         samples, number = itertools.islice(self._samples(), self.number), 0
         while rows := list(itertools.islice(samples, batch)):
             number += len(rows)
@@ -278,6 +278,11 @@ def _check_whole(name: str, given: np.ndarray, array: np.ndarray, before: int) -
             f"representative_data for the input '{name}' must have {array.dtype} numbers, which the model looks up in "
             f"a table; sample {before + int(np.argmin(whole))} has others. Pass the indices as they are, not scaled."
         )
+
+
+def static_batch(flat_model: Any) -> int:
+    """Return the batch size that an input of `flat_model` fixes; 1 if all leave it free."""
+    return next((int(tensor.shape[0]) for tensor in flat_model.inputs if tensor.shape[0]), 1)
 
 
 def argument_names(flat_model: Any) -> list[str]:

@@ -10,7 +10,7 @@ from tfopt.errors import ModelError
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
+from tfopt.tflite.write.calibration import Calibration, argument_names, output_names, static_batch
 from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
 
 # Maximum number of steps up to which a recurrent layer is unrolled; each step copies its operators.
@@ -114,7 +114,7 @@ def _sizes_of_samples(flat_model: Any, samples: Calibration | None) -> tuple[Any
 
 def _with_batch(flat_model: Any) -> list[tuple[int | None, ...]]:
     """Return the shapes of the inputs; where the batch is free, it is that of the others, or one."""
-    batch = next((tensor.shape[0] for tensor in flat_model.inputs if tensor.shape[0]), 1)
+    batch = static_batch(flat_model)
     return [(tensor.shape[0] or batch, *tensor.shape[1:]) for tensor in flat_model.inputs]
 
 
