@@ -1,8 +1,8 @@
 """Folders of images and masks."""
 
 import json
-from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -262,9 +262,7 @@ def test_masks_mean_what_they_mean_to_the_model(tmp_path):
     (tmp_path / "result").mkdir()
     known = described(load_data(tmp_path / "all"))
     (tmp_path / "result" / "data.json").write_text(json.dumps(known))
-    model = SimpleNamespace(
-        inputs=[SimpleNamespace(name="x", shape=(None, 4, 4, 1))], outputs=[SimpleNamespace(name="y")]
-    )
+    model = keras.Sequential([keras.Input((4, 4, 1), name="x"), keras.layers.Dense(3, name="y")])
     data = data_for(model, tmp_path / "some", beside=[tmp_path / "result" / "model.tflite"], quiet=True)
     np.testing.assert_array_equal(classes_by_image(data), np.where(others == 7, 2, 0))
     assert data.mask_values == (0, 2, 7) and data.num_classes == 3

@@ -76,6 +76,7 @@ def expected_terms(student, teacher, y, teacher_logits=False):
     return hard, {"kind": kind, "tags": tags, "place": place}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dict", "list"])
 @pytest.mark.parametrize("teacher_api", APIS)
 def test_each_output_learns_with_the_loss_that_fits_it(api, teacher_api, form, data):

@@ -54,6 +54,7 @@ def said(stage, model):
     return stage.decisions(model), stage.notes(model), [str(promise) for promise in stage.promises(model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: type(stage).__name__)
 @pytest.mark.parametrize("make", [functional, nested, subclassed])
 def test_stages_say_the_same_of_a_model_and_of_its_flat_model(stage, make):

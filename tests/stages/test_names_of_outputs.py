@@ -28,6 +28,7 @@ def model():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: type(stage).__name__)
 def test_targets_by_name(model, stage):
     wrapped = stage.apply(model, steps=2)

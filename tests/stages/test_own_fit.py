@@ -56,6 +56,7 @@ class Losses(keras.callbacks.Callback):
         self.epochs.append((epoch, logs["val_accuracy"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: type(stage).__name__)
 def test_a_script_for_keras_3(stage, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")

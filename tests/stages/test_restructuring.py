@@ -70,6 +70,7 @@ def by_hand(model, blocks):
     return e / e.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("api", ["keras", "tf_keras"])
 def test_the_blocks_that_matter_least_go(api, nested):

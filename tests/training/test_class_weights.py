@@ -132,6 +132,7 @@ def test_values_have_no_classes():
     assert class_weighted("batches", class_weights(tfopt.Training(), of(X[:, 0] * 1.5))) == "batches"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["values", "places", "several"])
 def test_weights_decide_what_is_learned(kind):
     """Half of the samples say 0, the others, which weigh nine times as much, say 1: without weights the mean is 1/2."""

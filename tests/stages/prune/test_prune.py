@@ -524,6 +524,7 @@ def test_the_wrappers_config_is_complete():
 # Zeros that are there already --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [

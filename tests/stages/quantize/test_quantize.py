@@ -470,6 +470,7 @@ def test_cross_attention_trains_and_strips_and_the_file_follows_the_trained_mode
     assert np.square(plain - trained).mean() < 1e-2 * trained.var()  # it holds the rounded kernels, not the ranges
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 def test_all_kinds_of_layers_become_int8_and_the_file_computes_what_was_trained(kind):
     make, tolerance = LAYERS[kind]

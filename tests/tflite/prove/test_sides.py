@@ -21,7 +21,7 @@ def ran(monkeypatch):
     """The batches that a model of two outputs was run on: a + b, and twice a."""
     batches = []
 
-    def run(model, rows):
+    def run(model, rows, in_graph):
         batches.append([row.copy() for row in rows])
         return [rows[0] + rows[1], 2 * rows[0]]
 
@@ -53,7 +53,7 @@ def test_small_samples_run_in_large_batches(ran, monkeypatch):
 
 
 def test_a_model_of_one_input(monkeypatch):
-    monkeypatch.setattr(sides, "run", lambda model, rows: [2 * rows[0]])
+    monkeypatch.setattr(sides, "run", lambda model, rows, in_graph: [2 * rows[0]])
     (found,) = sides.keras_outputs("a model", {"a": np.arange(70.0)})
     np.testing.assert_array_equal(found, 2 * np.arange(70.0))
 

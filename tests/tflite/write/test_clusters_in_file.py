@@ -38,6 +38,7 @@ def model_of(kind):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [Export(), Export(activations="float32")], ids=["int8", "float sums"])
 @pytest.mark.parametrize("kind", ["dense", "dilated", "transposed", "sequence", "grouped"])
 def test_as_many_values_as_clusters(kind, settings):

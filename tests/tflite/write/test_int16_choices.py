@@ -73,6 +73,7 @@ def test_integers_are_compared_and_computed_with():
     assert np.mean((lite.predict(WORDS) - want) ** 2) < 1e-3 * np.var(want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [

@@ -110,6 +110,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_an_int16_file_follows_the_layer(name):
     keras.utils.set_random_seed(1)

@@ -287,6 +287,7 @@ def test_a_note_where_the_float_file_is_as_small_or_faster(monkeypatch, size, ti
     assert notes == ([f"recurrent layers: {ours}; {theirs}"] if said else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"weights": "float32", "activations": "float32"}, {}, {"activations": "int16"}],

@@ -119,6 +119,7 @@ def run_by_hand(data, x):
     return np.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
 def test_each_form_is_in_the_file_and_computes_what_its_bits_allow(kind, form, nets):
@@ -387,6 +388,7 @@ def where(values, mask):
     return tf.where(tf.cast(mask, "bool")[..., None], values, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "wide"),
     [("LeakyReLU", 0), ("Softplus", 0), ("Maximum", 0), ("GRU", 2 * 8 * 24), ("LSTM", 2 * 8 * 32)],
