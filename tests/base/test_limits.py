@@ -17,7 +17,7 @@ from tfopt import models
 from tfopt.base import archives, limits
 from tfopt.base.packing import pack, unpack, unpacked_head
 from tfopt.base.reading import parse_json
-from tfopt.data.images import read_images
+from tfopt.data.image_files import read_images
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.flatbuffer import packed as as_flatbuffer

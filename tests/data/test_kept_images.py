@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfopt.data import images, load_data
+from tfopt.data import image_files, load_data
 from tfopt.data.stored import ROWS, StoredArray
 from tfopt.errors import DataError
 
@@ -25,8 +25,8 @@ def values(data):
 
 def decoded(monkeypatch):
     """Return a list that grows by each file that is decoded."""
-    seen, decode = [], images._decode
-    monkeypatch.setattr(images, "_decode", lambda file, **given: (seen.append(file), decode(file, **given))[1])
+    seen, decode = [], image_files.decode_file
+    monkeypatch.setattr(image_files, "decode_file", lambda file, **given: (seen.append(file), decode(file, **given))[1])
     return seen
 
 
@@ -94,9 +94,11 @@ def test_failures_leave_nothing(photos, tmp_path):
 def test_two_runs_at_once_decode_once(photos, tmp_path, monkeypatch):
     """The other one waits; what a run that was killed has left is removed."""
     (tmp_path / "kept" / "unfinished_1").mkdir(parents=True)
-    seen, decode = [], images._decode
+    seen, decode = [], image_files.decode_file
     monkeypatch.setattr(
-        images, "_decode", lambda file, **given: (time.sleep(0.02), seen.append(file), decode(file, **given))[2]
+        image_files,
+        "decode_file",
+        lambda file, **given: (time.sleep(0.02), seen.append(file), decode(file, **given))[2],
     )
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: load_data(photos, cache=tmp_path / "kept"), range(2)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # Separates the random numbers of augmentation from those of the order.
 AUGMENTATION = 1
+# The last line of a traceback, in the message of an error of TensorFlow.
+_UNREAD = re.compile(rf"^{re.escape(DataError.__module__)}\.{DataError.__name__}: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,17 @@ def make_batches(
     if share.of == 1:
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
     return batches.prefetch(2)
+
+
+@contextmanager
+def naming_samples() -> Iterator[None]:
+    """Turn the error of TensorFlow for a sample that could not be read back into the `DataError` that it was."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith("tensorflow") and (found := _UNREAD.findall(str(error))):
+            raise DataError(found[-1]) from error
+        raise
 
 
 def without_weights(batches: Any) -> Any:

@@ -20,7 +20,7 @@ from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.random_changes import RandomChanges
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, choose
-from tfopt.data.stored import StoredArray
+from tfopt.data.stored import RowsOnDisk
 from tfopt.errors import DataError
 from tfopt.tasks import LabelForm, Task, TaskName, task_of
 
@@ -131,7 +131,7 @@ class Dataset:
             for arrays in (split.inputs, split.labels, *([] if split.weights is None else [split.weights])):
                 for what, array in zip(names_of(arrays, name), leaves(arrays), strict=True):
                     digest.update(f"{what} {array.dtype} {array.shape}".encode())
-                    digest.update(array.fingerprint() if isinstance(array, StoredArray) else _bytes(array))
+                    digest.update(array.fingerprint() if isinstance(array, RowsOnDisk) else _bytes(array))
         return digest.hexdigest()
 
     def split(self, name: str) -> Split:

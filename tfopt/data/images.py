@@ -1,15 +1,14 @@
-"""Decoding of images to uint8 pixels, one at a time or a whole list of files."""
+"""Decoding of images to uint8 pixels."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +19,7 @@ from tfopt.base.limits import LARGEST_IMAGE
 from tfopt.base.reading import reading
 from tfopt.base.terminal import console, plain
 from tfopt.data.preprocessing import Color, Preprocessing
-from tfopt.data.stored import Collector, StoredArray
+from tfopt.data.stored import Collector
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,66 +29,19 @@ Size = tuple[int, int]
 Decoded = tuple[np.ndarray, str, bool]  # the pixels, the mode of the file, and whether it was turned
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
+CHANNELS: dict[Color, int] = {"rgb": 3, "grayscale": 1}
 _MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
-_GRAY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N")
+GRAY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N")
 _SIXTEEN_BITS = "I;16"
 _ORIENTATION = 0x0112  # the EXIF tag
 TURNED, ON_ITS_SIDE = range(2, 9), (5, 6, 7, 8)
 """Values of the EXIF orientation for images that are turned or mirrored, and for a quarter turn."""
-_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 # The formats that `folder.IMAGE_SUFFIXES` allows; other Pillow readers start programs (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _CHUNK = 64  # files per task; makes the overhead negligible next to decoding
 _MANY = 2000  # reading this many takes long enough to show progress
-
-
-def read_images(
-    files: list[Path], preprocessing: Preprocessing, source: str, folder: Path | None = None
-) -> tuple[Any, Preprocessing, tuple[str, ...]]:
-    """Decode `files` to uint8 (n, height, width, channels), in their order; many of them into a file.
-
-    Without `preprocessing.color` the images become grayscale if all of them are, else RGB; without `preprocessing.size`
-    they must all have the same size. Photos are turned as their EXIF orientation says, as viewers and phones show them
-    (Keras and TensorFlow do not). 16 bits become 8, transparency is dropped, and only the first frame of an animation
-    is read.
-
-    Args:
-        files: the images.
-        preprocessing: their size and color.
-        source: the origin, for messages.
-        folder: where to keep the decoded images; None keeps them in memory, or in a temporary file.
-
-    Returns:
-        The pixels, the preprocessing with size and color filled in, and notes on conversions.
-
-    Raises:
-        DataError: a file is not a readable image of 8 or 16 bits, sizes differ, or the pixels do not fit on the disk.
-    """
-    size = preprocessing.size or _size_of(files[0])
-    color = preprocessing.color or _color_of(files)
-    decode = partial(_decode, size=size, color=color, reference=None if preprocessing.size else (files[0], size))
-    collector = Collector(f"the images of {source}", rows=None if folder else len(files), folder=folder)
-    modes: Counter[str] = Counter()
-    turned = 0
-    for pixels, mode, was_turned in in_threads(decode, files, source):
-        collector.append(pixels[None])
-        modes[mode] += 1
-        turned += was_turned
-    images = collector.result()
-    notes = [f"{turned:,} of {len(files):,} images are turned as their EXIF orientation says"] if turned else []
-    if isinstance(images, StoredArray) and folder is None:
-        notes.append(f"{images.nbytes / 2**30:.1f} GiB of decoded images lie in a temporary file")
-    return images, replace(preprocessing, size=size, color=color), (*_notes(modes, color), *notes)
-
-
-def _color_of(files: list[Path]) -> Color:
-    """Return "grayscale" if all images are; reads their headers only, up to the first in color."""
-    for file in files:
-        with open_image(file) as image:
-            if image.mode not in _GRAY:
-                return "rgb"
-    return "grayscale"
 
 
 def convert_images(images: Any, preprocessing: Preprocessing, name: str) -> Any:
@@ -101,7 +53,7 @@ def convert_images(images: Any, preprocessing: Preprocessing, name: str) -> Any:
     from PIL import Image
 
     is_image = images.ndim == 4 and images.shape[-1] in (1, 3)
-    channels = {"rgb": 3, "grayscale": 1, None: images.shape[-1]}[preprocessing.color]
+    channels = CHANNELS[preprocessing.color] if preprocessing.color else images.shape[-1]
     target = (*(preprocessing.size or images.shape[1:3]), channels)
     if (preprocessing.size is None and preprocessing.color is None) or (is_image and images.shape[1:] == target):
         return images
@@ -170,7 +122,7 @@ def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
     """Return uint8 (height, width, 1 or 3); without `color` grayscale stays grayscale."""
     from PIL import Image
 
-    wanted = _MODES[color or ("grayscale" if image.mode in _GRAY else "rgb")]
+    wanted = _MODES[color or ("grayscale" if image.mode in GRAY else "rgb")]
     if image.mode.startswith(_SIXTEEN_BITS):  # Pillow would clip them at 255
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     image = image.convert(wanted)
@@ -179,7 +131,18 @@ def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
     return np.asarray(image).reshape(*size, -1)
 
 
-def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Path, Size] | None) -> Decoded:
+def decode_file(file: Path, *, size: Size, color: Color | None, reference: tuple[Path, Size] | None) -> Decoded:
+    """Return the pixels of a file uint8 (height, width, channels), its mode, and whether it was turned.
+
+    Args:
+        file: the image.
+        size: (height, width) to resize to.
+        color: to convert to; None keeps grayscale images so, and makes others RGB.
+        reference: another file and its (height, width), which this one must have; None for any.
+
+    Raises:
+        DataError: the file is no readable image of 8 or 16 bits, or of another size.
+    """
     from PIL import ImageOps
 
     with open_image(file) as image:
@@ -237,22 +200,6 @@ def open_image(file: Path | _Encoded, what: str = "image") -> Image.Image:
 def unreadable(file: Path | _Encoded | str, why: str, what: str = "image") -> DataError:
     """Return the error for a file that is not the image, or `what` it should be, since `why`."""
     return DataError(f"Expected a readable {what}, got a corrupt file: {file} ({why}); replace or remove it.")
-
-
-def _size_of(file: Path) -> Size:
-    with open_image(file) as image, reading(partial(unreadable, file)):
-        return shown_size(image, orientation_of(image))
-
-
-def _notes(modes: Counter[str], color: Color) -> tuple[str, ...]:
-    total = sum(modes.values())
-    notes = []
-    wanted = _GRAY if color == "grayscale" else ("RGB",)
-    for mode, count in sorted(modes.items()):
-        if mode not in wanted:
-            dropped = ", transparency dropped" if mode in _WITH_ALPHA or "transparency" in mode else ""
-            notes.append(f"{count:,} of {total:,} images are {mode}: converted to {color}{dropped}")
-    return tuple(notes)
 
 
 def in_threads(

@@ -18,7 +18,7 @@ from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.locks import locked
 from tfopt.base.progress import Progress
 from tfopt.base.reading import parse_json, reading
-from tfopt.data.images import read_images
+from tfopt.data.image_files import read_images
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.stored import ROWS, StoredArray
 from tfopt.errors import DataError

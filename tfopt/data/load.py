@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from tfopt.data.cells import number_in
 from tfopt.data.check import check_narrow_inputs, check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
-from tfopt.data.images import convert_images, read_images
+from tfopt.data.image_files import read_images
+from tfopt.data.images import convert_images
 from tfopt.data.kept_images import read_kept_images
 from tfopt.data.labeled import labeled, labeled_by_masks
 from tfopt.data.parts import Parts
@@ -25,7 +26,7 @@ from tfopt.data.reconstruction import with_flags, with_labels
 from tfopt.data.samples import Split, are_images
 from tfopt.data.sources import read_source
 from tfopt.data.split import NAMES, Plan
-from tfopt.data.stored import StoredArray, take
+from tfopt.data.stored import RowsOnDisk, take
 from tfopt.errors import DataError
 from tfopt.tasks import Forecasting, Reconstruction, Regression, Several
 from tfopt.tasks.mask_values import require_values
@@ -51,7 +52,7 @@ def load_data(
     steps: int | Mapping[str, int] | None = None,
     task: str | None = None,
     features: Mapping[str, Any] | None = None,
-    cache: str | Path | None = None,
+    cache: str | Path | Literal[False] | None = None,
     mask_values: Sequence[int] | None = None,
 ) -> Dataset:
     """Read `source` into memory, check it and split off missing parts.
@@ -82,7 +83,9 @@ def load_data(
             "segmentation" or "forecasting". "reconstruction" makes the inputs the targets: labels are then 0 for normal
             samples and 1 for anomalies, or missing (an array alone). None judges by the labels.
         features: how to parse the records of TFRecord files, as for `tf.io.parse_single_example`; None infers it.
-        cache: a folder that keeps the decoded images of a folder for later runs on the same files; None: no folder.
+        cache: a folder that keeps the decoded images of a folder for later runs on the same files. None keeps them in
+            memory, or, from a GiB on, in a temporary file; False decodes them whenever they are read, as None does if
+            the disk has no room for them.
         mask_values: the values of masks, in a folder or as integers (n, height, width), by class; None: all that there
             are in the masks of a folder, and class numbers in arrays.
 
@@ -108,6 +111,8 @@ def load_data(
                 "where you load it."
             )
         return source
+    if isinstance(cache, bool) and cache:
+        raise DataError("Expected cache as a folder, or False to decode images whenever they are read; got True.")
     if mask_values is not None:
         require_values(tuple(mask_values))
     applied = _requested_preprocessing(
@@ -132,7 +137,7 @@ def load_data(
             test=test,
             limit=limit,
             task=task,
-            cache=None if cache is None else Path(cache),
+            cache=cache if cache is None or cache is False else Path(cache),
             mask_values=None if mask_values is None else tuple(mask_values),
         )
     except DataError as error:
@@ -151,11 +156,11 @@ def _loaded(
     test: float,
     limit: int | None,
     task: str | None,
-    cache: Path | None,
+    cache: Path | Literal[False] | None,
     mask_values: tuple[int, ...] | None,
 ) -> Dataset:
     """Check and split what was read. Raise `DataError` as `load_data` does."""
-    if cache and not parts.files:
+    if cache is not None and not parts.files:
         raise DataError(f"Expected a folder of images for cache=, got {parts.source}; leave it out.")
     _check_classes(parts)
     if task in _VALUES and parts.class_names:
@@ -276,12 +281,12 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
 
 
 def _largest(inputs: Any) -> float:
-    chunks = inputs.chunks() if isinstance(inputs, StoredArray) else [inputs]
+    chunks = inputs.chunks() if isinstance(inputs, RowsOnDisk) else [inputs]
     return max(float(np.abs(chunk).max()) for chunk in chunks)
 
 
 def _inputs(
-    parts: Parts, chosen: Plan, preprocessing: FrontEnd, cache: Path | None
+    parts: Parts, chosen: Plan, preprocessing: FrontEnd, cache: Path | Literal[False] | None
 ) -> tuple[dict[str, np.ndarray], FrontEnd, tuple[str, ...]]:
     """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
     picked = {name: take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
@@ -299,11 +304,15 @@ def _inputs(
         converted = {name: _converted(x, preprocessing, name) for name, x in picked.items()}
         return converted, _with_shape(preprocessing, converted["train"]), ()
     files = np.concatenate([picked[name] for name in NAMES])
-    read = read_images if cache is None else partial(read_kept_images, folder=cache)
+    read = (
+        partial(read_kept_images, folder=cache)
+        if cache
+        else partial(read_images, again=True if cache is False else None)
+    )
     pixels, preprocessing, notes = read(list(files), preprocessing, parts.source)
     ends = np.cumsum([0, *(len(picked[name]) for name in NAMES)])
     places = [slice(first, last) for first, last in itertools.pairwise(ends)]
-    splits: list[Any] = [pixels.take(each) if isinstance(pixels, StoredArray) else pixels[each] for each in places]
+    splits: list[Any] = [pixels.take(each) if isinstance(pixels, RowsOnDisk) else pixels[each] for each in places]
     return dict(zip(NAMES, splits, strict=True)), preprocessing, notes
 
 

@@ -6,10 +6,11 @@ import hashlib
 import math
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,25 +24,24 @@ CHUNK = 2**26
 """Bytes that are read at once where all rows are read in their order."""
 
 
-@dataclass(frozen=True, eq=False)
-class StoredArray:
-    """Rows of an array in a file; indexing reads them.
+class RowsOnDisk(ABC):
+    """Rows of an array that are read from the disk when they are indexed.
 
-    Args:
-        path: the values, as in C order in memory.
+    Attributes:
         row: shape of a row.
         dtype: of the values.
-        places: integers (n,), the rows of the file that this array has, in order.
-        digest: SHA-256 (hex) of the whole file.
-        owner: keeps the file as long as an array needs it.
+        places: integers (n,), the rows, of all that the disk has, that this array has, in order.
+        digest: SHA-256 (hex) of all rows, as in C order in memory.
     """
 
-    path: Path
     row: tuple[int, ...]
     dtype: np.dtype[Any]
     places: np.ndarray
     digest: str
-    owner: Any = None
+
+    @abstractmethod
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Return the rows at `key` (an integer, integers, booleans, a slice) in memory."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -62,12 +62,6 @@ class StoredArray:
         """Bytes that all rows take in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """Return the rows at `key` (an integer, integers, booleans, a slice) in memory."""
-        # Map the file for each read: the pages of a mapping that stays open count as memory of the process.
-        file = np.memmap(self.path, self.dtype, "r")
-        return np.array(file.reshape(-1, *self.row)[self.places[key]])
-
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the rows."""
         for part in self.chunks():
@@ -79,20 +73,47 @@ class StoredArray:
         for start in range(0, len(self), step):
             yield self[start : start + step]
 
-    def take(self, indices: Any) -> StoredArray:
+    def take(self, indices: Any) -> Self:
         """Return the rows at `indices` without reading them."""
-        return replace(self, places=self.places[indices])
+        return replace(self, places=self.places[indices])  # type: ignore[type-var]
 
     def fingerprint(self) -> bytes:
         """Return a digest of the rows."""
         return hashlib.sha256(self.digest.encode() + np.ascontiguousarray(self.places, "<i8").tobytes()).digest()
 
 
+@dataclass(frozen=True, eq=False)
+class StoredArray(RowsOnDisk):
+    """Rows of an array in a file, which holds the values alone.
+
+    Args:
+        path: the file.
+        row: shape of a row.
+        dtype: of the values.
+        places: integers (n,), the rows of the file that this array has, in order.
+        digest: SHA-256 (hex) of the whole file.
+        owner: keeps the file as long as an array needs it.
+    """
+
+    path: Path
+    row: tuple[int, ...]
+    dtype: np.dtype[Any]
+    places: np.ndarray
+    digest: str
+    owner: Any = None
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Return the rows at `key` (an integer, integers, booleans, a slice) in memory."""
+        # Map the file for each read: the pages of a mapping that stays open count as memory of the process.
+        file = np.memmap(self.path, self.dtype, "r")
+        return np.array(file.reshape(-1, *self.row)[self.places[key]])
+
+
 def take(arrays: Any, indices: np.ndarray) -> Any:
     """Return the rows at sorted `indices`, those in files unread; the arrays themselves, not copies, if that is all."""
     if len(indices) == count_samples(arrays):
         return arrays
-    return map_arrays(lambda array: array.take(indices) if isinstance(array, StoredArray) else array[indices], arrays)
+    return map_arrays(lambda array: array.take(indices) if isinstance(array, RowsOnDisk) else array[indices], arrays)
 
 
 class Collector:

@@ -19,7 +19,8 @@ from tfopt.data.dataset import Dataset
 from tfopt.data.fitting import COLORS, for_shape
 from tfopt.data.folder import IMAGES, loose_files
 from tfopt.data.front_end import FrontEnd
-from tfopt.data.images import convert_images, read_images
+from tfopt.data.image_files import read_images
+from tfopt.data.images import convert_images
 from tfopt.data.names import inputs_named_as, output_names
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import raw_samples

@@ -14,6 +14,7 @@ from tfopt.base.devices import device_name
 from tfopt.base.interruption import ending_on_signals
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted, metric_in_words
+from tfopt.data.batches import naming_samples
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, PromiseError, TfoptError
@@ -136,6 +137,7 @@ def optimize(
         return carry_out(prepared)
 
 
+@naming_samples()
 @float32_layers()
 def carry_out(prepared: Prepared) -> Result:
     """Train, measure and export a prepared run; the second half of `optimize`.
