@@ -130,6 +130,28 @@ def test_missing_values_of_an_input_are_not_forgotten():
     np.testing.assert_allclose(lite.predict(x), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("io", ["float32", "int8"])
+def test_values_that_are_compared_with_themselves(io):
+    """That looks for NaN as well; the operator has an int8 form, in which nothing is NaN."""
+    filled = keras.layers.Lambda(lambda v: tf.where(v == v, v, tf.fill(tf.shape(v), 2.0)), output_shape=(12,))
+    model = keras.Sequential([keras.Input((12,)), filled, keras.layers.Dense(3)])
+    settings = tfopt.Export(io=io)
+    if io == "float32":
+        with pytest.raises(PromiseError, match=r"compares values with themselves to find NaN.*Fill missing values"):
+            tfopt.export_tflite(model, None, settings, representative_data=X)
+    else:
+        lite = tfopt.export_tflite(model, None, settings, representative_data=X)
+        assert any("find NaN: integers never are" in note for note in lite.notes)
+
+
+def test_values_that_are_compared_with_others():
+    """No NaN is looked for."""
+    compared = keras.layers.Lambda(lambda v: tf.where(v[:, :6] == v[:, 6:], v[:, :6], v[:, 6:]), output_shape=(6,))
+    model = keras.Sequential([keras.Input((12,)), compared, keras.layers.Dense(3)])
+    lite = tfopt.export_tflite(model, None, tfopt.Export(io="float32"), representative_data=X)
+    assert not any("NaN" in note for note in lite.notes)
+
+
 def test_a_mask_with_the_smallest_float_stays():
     least = -float(np.finfo(np.float32).tiny)
     masked = keras.layers.Lambda(lambda v: tf.where(v > 5.0, least, v), output_shape=(12,))

@@ -21,6 +21,7 @@ from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.trained import has_float_ends, is_quantization_aware, layers_with_trained_scales
 from tfopt.tflite.prove.kernels import same_places
+from tfopt.tflite.prove.missing_values import verify_missing_values
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
 from tfopt.tflite.prove.types import contents, port_notes, verify_finite, verify_types
@@ -301,6 +302,7 @@ def _built(
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = [*port_notes(named, settings), *verify_types(named, settings, in_float, names)]
+    found += verify_missing_values(named, settings, names)
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
     # Names tell where the kernels are; the file without them has the same tensors.
     places = promised_kernels(named, flat_model, promises) if promises else {}
