@@ -13,7 +13,7 @@ from tfopt.tflite.prove.outputs import OutputProof
 from tfopt.tflite.read.parts import Op, Tensor
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import selective
-from tfopt.tflite.write.selective import _measured_before, _Search, _units
+from tfopt.tflite.write.selective import _Measured, _measured_before, _Search, _units
 
 RNG = np.random.default_rng(0)
 SPREADS, MEANS = (90, 60, 2, 0.05, 40, 15), (50, -80, 1, 0.3, 180, -140)
@@ -159,7 +159,7 @@ class KnownNoises(_Search):
         self._noises, self._most, self.measured = noises, most, 0
         self._operators = [[f"operator {number}"] for number in range(len(noises))]
         self._made = frozenset
-        self._known = {}
+        self._known = _Measured()
 
     def _proofs(self, data):
         self.measured += 1
@@ -201,14 +201,14 @@ def test_the_steps_of_an_unrolled_loop_are_chosen_together():
 def test_another_limit_of_the_same_file_measures_nothing_again():
     samples = {"x": np.arange(4, dtype="float32")}
     known = _measured_before(b"files", samples, False)
-    known["block",] = 0.25
-    assert _measured_before(b"files", dict(samples), False) == {("block",): 0.25}
+    known.noises["block",] = 0.25
+    assert _measured_before(b"files", dict(samples), False).noises == {("block",): 0.25}
     search = KnownNoises([0.5, 0.1], most=0.05)
-    search._known[("operator 0", "operator 1")] = search._known["operator 0",] = 0.7
+    search._known.noises.update({("operator 0", "operator 1"): 0.7, ("operator 0",): 0.7})
     assert search._noise([0, 1]) == search._noise([0]) == 0.7 and search.measured == 0
     assert search._noise([1]) == 0.1 and search.measured == 1
     for other in ((b"others", samples, False), (b"files", {"x": samples["x"] + 1}, False), (b"files", samples, True)):
-        assert _measured_before(*other) == {}
+        assert _measured_before(*other) == _Measured()
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(3, 12), (200, 6)])
@@ -216,11 +216,27 @@ def test_a_search_of_slow_conversions_ends(seconds, left, monkeypatch):
     """Each look at the clock takes a second here. Of 16 blocks of 12 operators the first has most noise."""
     ticks = itertools.count()
     monkeypatch.setattr(selective, "SECONDS", seconds)
+    monkeypatch.setattr(selective, "FEWEST_SECONDS", 0)
     monkeypatch.setattr(selective.time, "monotonic", lambda: float(next(ticks)))
     search = KnownNoises([0.1] * 6 + [1e-5] * 186, most=1e-4)
     found = search.fewest()
     assert search.measured <= seconds
     assert found[:left] == [f"operator {number}" for number in range(left)]
+
+
+def test_searches_of_the_same_file_share_their_time(monkeypatch):
+    """Ten seconds are used up, so the first ends after 110; for the second less than the least of 30 would be left."""
+    clock = [0.0]
+    monkeypatch.setattr(selective.time, "monotonic", lambda: clock[0])
+    search = KnownNoises([0.1] * 2, most=0.15)
+    slow = search._proofs
+    search._proofs = lambda data: (clock.__setitem__(0, clock[0] + 50), slow(data))[1]
+    search._known.seconds = 10.0
+    search.fewest()
+    assert search._until == 110 and search._known.seconds == 10 + clock[0]
+    before = clock[0]
+    search.fewest()
+    assert search._until == before + 30
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ BLOCKS = 16
 """Blocks of operators that are measured first."""
 SECONDS = 120
 """After which the search ends with what it has found; large models may not even have all blocks measured."""
+FEWEST_SECONDS = 30
+"""That a search with another limit has, once those before it have used up the time."""
 REPEATS = 4
 """From which on operators that are alike, in one layer, are the steps of an unrolled loop."""
 ROUGH = 2.0
@@ -72,12 +75,20 @@ def with_float_operators(
     return as_asked if not free_border or search.is_sound(as_asked) else quantize(left, True)
 
 
-_MEASURED: dict[bytes, dict[tuple[str, ...], float]] = {}
-"""The noises that the last search has measured, by the digest of what they depend on."""
+@dataclass
+class _Measured:
+    """What searches have measured of the same files: noises of blocks by the names of their outputs, in seconds."""
+
+    noises: dict[tuple[str, ...], float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
-def _measured_before(files: bytes, samples: Mapping[str, NDArray[Any]], free_border: bool) -> dict[Any, float]:
-    """Return where noises of blocks are kept: a search with another limit does not measure the same again.
+_MEASURED: dict[bytes, _Measured] = {}
+"""What the last searches have measured, by the digest of what it depends on."""
+
+
+def _measured_before(files: bytes, samples: Mapping[str, NDArray[Any]], free_border: bool) -> _Measured:
+    """Return where measurements are kept: a search with another limit does not repeat them.
 
     Args:
         files: the float file and the integer one, which all settings have made.
@@ -90,7 +101,7 @@ def _measured_before(files: bytes, samples: Mapping[str, NDArray[Any]], free_bor
     key = digest.digest()
     if key not in _MEASURED:
         _MEASURED.clear()
-        _MEASURED[key] = {}
+        _MEASURED[key] = _Measured()
     return _MEASURED[key]
 
 
@@ -144,8 +155,15 @@ class _Search:
 
     def fewest(self) -> list[str]:
         """Return the outputs of the operators that stay in float."""
+        started = time.monotonic()
+        self._until = started + max(FEWEST_SECONDS, SECONDS - self._known.seconds)
+        try:
+            return self._fewest()
+        finally:
+            self._known.seconds += time.monotonic() - started
+
+    def _fewest(self) -> list[str]:
         left: list[int] = []
-        self._until = time.monotonic() + SECONDS
         for numbers, rest in self._by_noise():
             left += numbers
             if self._is_late():
@@ -192,11 +210,12 @@ class _Search:
     def _noise(self, block: Sequence[int]) -> float:
         """Return the noise of the file in which the operators of `block` alone have integers."""
         names = tuple(self._names(block))
-        if names not in self._known:
+        noises = self._known.noises
+        if names not in noises:
             others = set(range(len(self._operators))) - set(block)
             proofs = self._proofs(self._made(others))
-            self._known[names] = max((max(proof.noise, proof.channel_noise) for proof in proofs), default=np.inf)
-        return self._known[names]
+            noises[names] = max((max(proof.noise, proof.channel_noise) for proof in proofs), default=np.inf)
+        return noises[names]
 
     def _proofs(self, data: bytes) -> list[OutputProof]:
         """Return the proof of each output; nothing if LiteRT cannot run the file."""
