@@ -201,6 +201,22 @@ def test_states_are_reset_before_models_are_compared(api):
     assert bridge.to_tf_keras(model).get_layer("kept").stateful
 
 
+@pytest.mark.parametrize("api", ["keras", "tf_keras"])
+def test_a_layer_may_call_itself_stateful_without_states_to_reset(api):
+    package = keras_compat.tf_keras() if api == "tf_keras" else pytest.importorskip("keras")
+
+    class Own(package.layers.Layer):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.stateful = True
+
+        def call(self, x):
+            return 2 * x
+
+    model = package.Sequential([package.Input((3,)), Own(), package.layers.Dense(2)])
+    np.testing.assert_allclose(check.run(model, [np.ones((1, 3), "float32")])[0], model(np.ones((1, 3))), rtol=1e-6)
+
+
 def test_errors_of_keras_come_on_one_line():
     import keras
 

@@ -33,12 +33,12 @@ def write(folder, count=12, values=(0, 255), names=("images", "masks"), first=0)
 
 @pytest.mark.parametrize("names", [("images", "masks"), ("image", "annotations"), ("Images", "Masks")])
 def test_masks_stay_with_their_images(tmp_path, names):
-    write(tmp_path, values=(0, 7, 255), names=names)
+    write(tmp_path, values=(0, 7, 254), names=names)
     data = load_data(tmp_path)
     assert task_of(data) == Segmentation("sparse", 3, (6, 8))
     for part in (data.train, data.validation, data.test):
         np.testing.assert_array_equal(part.inputs[..., 0], part.labels * 40)
-    assert "the mask values 0, 7, 255 are the classes 0 to 2" in data.notes
+    assert "the mask values 0, 7, 254 are the classes 0 to 2" in data.notes
 
 
 def test_masks_below_train_and_test(tmp_path):
@@ -51,7 +51,7 @@ def test_masks_below_train_and_test(tmp_path):
 
 
 def test_masks_are_resized_by_the_nearest_pixel(tmp_path):
-    write(tmp_path, values=(0, 100, 255))
+    write(tmp_path, values=(0, 100, 200))
     data = load_data(tmp_path, size=(3, 4))
     assert data.train.labels.shape[1:] == (3, 4) and data.train.inputs.shape[1:] == (3, 4, 3)
     assert set(np.unique(data.train.labels)) == {0, 1, 2}
@@ -308,8 +308,9 @@ def from_arrays(folder, masks):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0, 1, 2, 255], r"values 0 to 2 and 255 in .*not labeled.*such as 0 or 3.*mask_values=\(0, 1, 2, 255\)"),
+        ([0, 1, 2, 255], r"values 0, 1, 2 and 255 in .*not labeled.*such as 0 or 3.*mask_values=\(0, 1, 2, 255\)"),
         ([0, 1, 255], "not labeled"),
+        ([0, 1, 5, 255], r"values 0, 1, 5 and 255 in .*not labeled.*such as 0 or 6.*mask_values=\(0, 1, 5, 255\)"),
         (list(range(0, 256, 3)), "got 86 values in .*smoothed"),
         (list(range(256)), "got 256 values in .*smoothed"),
     ],
@@ -332,6 +333,33 @@ def test_values_that_are_classes(tmp_path, values, classes, load):
     assert data.train.y().max() < data.num_classes
     if values == [0, 255]:
         assert data.mask_values == (0, 255) and "the mask values 0, 255 are the classes 0 to 1" in data.notes
+
+
+def test_hidden_folders_beside_masks_change_nothing(tmp_path):
+    """The values of a data.json count as they do without them."""
+    masks = np.array([0, 2], "uint8")[RNG.integers(0, 2, (12, 4, 4))]
+    write_masks(tmp_path / "cells", masks)
+    (tmp_path / "data.json").write_text(json.dumps({"mask_values": [0, 1, 2]}))
+    (tmp_path / "cells" / ".ipynb_checkpoints").mkdir()
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Dense(3)])
+    data = data_for(model, tmp_path / "cells", beside=[tmp_path / "model.tflite"], quiet=True)
+    assert data.mask_values == (0, 1, 2)
+    np.testing.assert_array_equal(classes_by_image(data), masks)
+    assert "1 of 3 classes have no training sample: 1" in data.notes
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(np.array([7, 0], "uint8"), (7, 0)), ([0, 7], (0, 7)), (range(0, 8, 7), (0, 7))]
+)
+def test_mask_values_of_any_sequence(tmp_path, given, expected):
+    write_masks(tmp_path, np.array([0, 7], "uint8")[RNG.integers(0, 2, (12, 4, 4))])
+    assert load_data(tmp_path, mask_values=given).mask_values == expected
+
+
+@pytest.mark.parametrize("given", [5, "05", [True, 0], [0.0, 1.0], [-1, 0], [1, 1], []])
+def test_mask_values_are_distinct_integers(tmp_path, given):
+    with pytest.raises(DataError, match="Expected mask_values as distinct integers of 0 or above"):
+        load_data(tmp_path, mask_values=given)
 
 
 def test_a_folder_of_masks_has_one_task(tmp_path):

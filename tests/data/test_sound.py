@@ -252,7 +252,7 @@ def test_floats_beyond_1_are_clipped_with_a_note_or_an_error(recordings):
     loud = 1.4 * tone(400, level=1.0)
     float_wav(recordings / "low" / "loud.wav", loud)
     share = (np.abs(loud) > 1).mean()
-    with pytest.raises(DataError, match=rf"got {share:.2g} of them beyond in .*loud.wav, up to 1.4, and at most 0.01"):
+    with pytest.raises(DataError, match=rf"{share:.2%} of those in .*loud.wav are outside, up to 1.4; at most 0.01"):
         load_data(recordings)
 
 
@@ -292,7 +292,7 @@ def wav(path, rate=8000, stated=None, samples=400):
     [
         ({"rate": 999}, r"1,000 to 768,000 Hz, got 999 Hz in the header of .*3\.wav"),
         ({"rate": 768_001}, "got 768,001 Hz"),
-        ({"stated": 802}, r"Expected 802 bytes of sound in .*3\.wav, as its header states, got 800: it is cut"),
+        ({"stated": 802}, r"Expected 802 bytes of sound in .*3\.wav, as its header states, got 800: it is truncated"),
         ({"rate": 1000}, None),
         ({"rate": 768_000}, None),
         ({"stated": 2**32 - 1}, None),  # of a program that did not know

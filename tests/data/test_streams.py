@@ -156,7 +156,7 @@ def first_values(*parts):
     ids=["samples", "batches", "infinite", "known", "endless PyDataset", "PyDataset"],
 )
 def test_steps_say_how_much_to_take(stream, expected):
-    data = load_data(stream(), steps=12)
+    data = load_data(stream(), steps=np.int64(12))
     assert first_values(data.train, data.validation, data.test) == list(expected)
 
 

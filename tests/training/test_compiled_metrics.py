@@ -70,6 +70,7 @@ def test_lists_of_outputs():
         (keras, ["mape", ["mse"]], [("age", "mape"), ("old", "mse")]),
         (tf_keras(), ["mape"], [("age", "mape"), ("old", "mape")]),
         (tf_keras(), [["mape"], ["mse"]], [("age", "mape"), ("old", "mse")]),
+        (tf_keras(), "mape", [("age", "mape"), ("old", "mape")]),
     ):
         given = package.Input((4,))
         outputs = [package.layers.Dense(1, name="age")(given), package.layers.Dense(1, "sigmoid", name="old")(given)]
@@ -77,6 +78,23 @@ def test_lists_of_outputs():
         model.compile("sgd", ["mse", "binary_crossentropy"], metrics=metrics)
         found = compiled_metrics(model, tfopt.load_data((X, {"age": AGE, "old": OLD})))
         assert [(metric.output, metric.name) for metric in found] == expected
+
+
+@PACKAGES
+@pytest.mark.parametrize("name", ["crossentropy", "ce"])
+def test_shapes_decide_what_a_crossentropy_is(package, name):
+    for units, activation, labels in ((1, "sigmoid", OLD), (3, "softmax", OLD + 1)):
+        model = package.Sequential([package.Input((4,)), package.layers.Dense(units, activation)])
+        model.compile("sgd", "mse", metrics=[name])
+        data = tfopt.load_data((X, labels), task="classification")
+        outputs = model.predict(data.test.x(), verbose=0)
+        if units == 1:
+            chances = np.where(data.test.y() == 1, outputs[:, 0], 1 - outputs[:, 0])
+        else:
+            chances = outputs[np.arange(len(outputs)), data.test.y()]
+        (metric,), notes = usable_metrics(model, data, data.test.some(8), outputs[:8], False)
+        found, _ = measured_metrics((metric,), data, data.test, outputs, False, taken=())
+        assert found == pytest.approx({name: -np.log(chances).mean()}, rel=1e-4) and not notes
 
 
 class Needy(keras.metrics.Metric):

@@ -13,7 +13,7 @@ MOST_NOISE = 1e-3
 FEWEST_VALUES = 8
 """Fewer values say too little about how far values lie apart."""
 _CONSTANT = 64
-"""Values whose deviation is at most this many spacings of float64 are one computed several ways."""
+"""Values whose deviation is at most this many spacings of float64 are one value computed in several ways."""
 _AT_ONCE = 2**20  # numbers
 _LARGEST_EXACT = 2  # bytes: smaller integers and floats are exact in float32
 
@@ -50,7 +50,7 @@ def check_float32(what: str, arrays: Sequence[Any]) -> None:
 
 
 def _error(what: str, arrays: Sequence[Any], column: int, deviation: float) -> DataError:
-    values = np.concatenate([chunk[:, column] for chunk in _chunks(arrays)])
+    values = np.concatenate([chunk[:, column].copy() for chunk in _chunks(arrays)])
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     return DataError(

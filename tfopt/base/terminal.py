@@ -27,7 +27,7 @@ def plain(text: object, *, lines: bool = False) -> str:
     )
 
 
-def reason_of(error: BaseException) -> str:
+def keras_message(error: BaseException) -> str:
     """Return what an error of either Keras says, on one line: no colors, no traceback of user code, no arguments."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = re.sub(r"\s*(Call )?arguments received by .*", "", text, flags=re.DOTALL | re.IGNORECASE)

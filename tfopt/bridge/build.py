@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt.base import keras_compat
 from tfopt.base.annotations import path_of, remember_path
-from tfopt.base.terminal import reason_of
+from tfopt.base.terminal import keras_message
 from tfopt.bridge import activations, carried, check, masked_softmax, native, plans, policy, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
@@ -132,7 +132,9 @@ def build(
         try:
             return twins[id(leaf)](*[list(a) if isinstance(a, tuple) else a for a in args], **kwargs)
         except Exception as error:
-            raise ModelError(f"{policy.describe(leaf)}: tf_keras refuses its input ({reason_of(error)}).") from error
+            raise ModelError(
+                f"{policy.describe(leaf)}: tf_keras refuses its input ({keras_message(error)})."
+            ) from error
 
     inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
     model = tf_keras.Model(inputs, outputs, name=_valid_name(graph.name))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.terminal import plain, reason_of
+from tfopt.base.terminal import keras_message, plain
 from tfopt.bridge import policy, samples
 from tfopt.bridge.plans import Arguments, Plan
 from tfopt.errors import ModelError
@@ -58,7 +58,7 @@ def _agree_in_graph(model: Any, batch: list[Any], got: list[np.ndarray], toleran
     """
     if all(_is_float(x) for x in batch):
         return False
-    expected = run(model, batch, in_graph=True)
+    expected = run(model, batch, call=in_graph(model))
     return not any(_excess(a, b, tolerance) for a, b in zip(expected, got, strict=True))
 
 
@@ -95,38 +95,42 @@ def runnable_batch(
         ModelError: one fails for both.
     """
     reason: Exception | None = None
-    for small, in_graph in ((False, False), (True, False), (False, True)):
+    for small, wrapped in ((False, False), (True, False), (False, True)):
         batch = samples.sample_batch(graph, count, seed, small=small)
         try:
-            return batch, [run(model, batch, in_graph=in_graph) for model in models]
+            return batch, [run(model, batch, call=in_graph(model) if wrapped else None) for model in models]
         except Exception as error:
             reason = error if reason is None or small else reason
-    said = plain(reason_of(reason)[:_LONGEST_REASON]) if reason else ""
+    said = plain(keras_message(reason)[:_LONGEST_REASON]) if reason else ""
     raise ModelError(f"Model '{graph.name}' fails for made-up inputs: {said}") from reason
 
 
-def run(model: Any, batch: list[Any], *, in_graph: bool = False) -> list[np.ndarray]:
+def in_graph(model: Any) -> Callable[..., Any]:
+    """Return `model` as a `tf.function`, as `predict` calls it."""
+    import tensorflow as tf
+
+    function: Callable[..., Any] = tf.function(model, reduce_retracing=True)
+    return function
+
+
+def run(model: Any, batch: list[Any], *, call: Callable[..., Any] | None = None) -> list[np.ndarray]:
     """Return the outputs of `model` in inference mode, flattened, as NumPy arrays.
 
     Args:
         model: of either Keras. States that it carries from one call to the next are reset before.
         batch: an array for each input.
-        in_graph: run it in a `tf.function`, as `predict` does.
+        call: calls it, such as `in_graph(model)`; None for the model itself.
     """
     for layer in keras_internals.sublayers(model, recursive=True):
-        if getattr(layer, "stateful", False):
-            (getattr(layer, "reset_state", None) or layer.reset_states)()
+        reset = getattr(layer, "reset_state", None) or getattr(layer, "reset_states", None)
+        if getattr(layer, "stateful", False) and reset is not None:
+            reset()
     struct, _ = keras_internals.structs(graph_network(model))
     if not all(isinstance(part, np.ndarray) for part in batch):  # strings, beside which Keras 3 refuses arrays
         import tensorflow as tf
 
         batch = [tf.convert_to_tensor(part) for part in batch]
-    call: Callable[..., Any] = model
-    if in_graph:
-        import tensorflow as tf
-
-        call = tf.function(model)
-    return [_numpy(output) for output in flatten(call(pack(struct, list(batch)), training=False))]
+    return [_numpy(output) for output in flatten((call or model)(pack(struct, list(batch)), training=False))]
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -123,12 +123,14 @@ def compiled_metrics(model: Any, names: Sequence[str], setting: str = "metrics")
         return {}
     if len(names) == 1:
         return {names[0]: _flat(given)}
+    if not isinstance(given, list | tuple | dict):  # tf_keras takes one metric for all outputs
+        return {name: [given] for name in names}
     if isinstance(given, list | tuple) and not keras_compat.is_keras3_model(model) and _flat(given) == list(given):
         return {name: list(given) for name in names}  # as tf_keras reads a list of metrics
     if isinstance(given, list | tuple):
         return {name: _flat(each) for name, each in zip(names, given, strict=False)}
     own = dict(zip(_output_names(model), names, strict=True))
-    return {own.get(name, name): _flat(each) for name, each in given.items()}
+    return {own.get(str(name), str(name)): _flat(each) for name, each in given.items()}
 
 
 def _flat(setting: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from tfopt.data.front_ends import front_end_from
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import are_images
 from tfopt.errors import DataError
-from tfopt.tasks.mask_values import require_values
+from tfopt.tasks.mask_values import checked_values
 
 _Made = TypeVar("_Made")
 
@@ -56,9 +56,7 @@ def _front_end(stated: Any, folder: Path) -> FrontEnd | None:
 
 def _mask_values(stated: Any, folder: Path) -> tuple[int, ...]:
     del folder
-    values = tuple(stated) if isinstance(stated, list) else (stated,)
-    require_values(values)
-    return values
+    return checked_values(stated)
 
 
 def _made_of(path: str | Path, key: str, make: Callable[[Any, Path], _Made | None]) -> _Made | None:

@@ -54,7 +54,7 @@ def as_numbers(name: str, values: np.ndarray, instead: str = "") -> np.ndarray:
     if values.dtype == object:
         texts = as_texts(values)
         plain = plain_numbers(texts)
-        found = {text: np.nan if _is_missing(text) else number_in(plain.get(text, "")) for text in set(texts)}
+        found = {text: np.nan if is_missing(text) else number_in(plain.get(text, "")) for text in set(texts)}
         if words := [row for row, text in enumerate(texts) if found[text] is None]:
             word, more = texts[words[0]] or "", f" and {counted(len(words) - 1, 'more word')}" if len(words) > 1 else ""
             advice = "write a decimal point and no other separator" if "," in word else "correct it"
@@ -85,7 +85,7 @@ def if_numbers(name: str, values: np.ndarray) -> tuple[np.ndarray, tuple[str, ..
         return values, ()
     if not are_numbers(texts := as_texts(values)):
         return values, _almost_numbers(name, texts)
-    marks = Counter(text for text in texts if text and _is_missing(text))
+    marks = Counter(text for text in texts if text and is_missing(text))
     said = ", ".join(f"{mark!r} ({count:,})" for mark, count in marks.items())
     numbers = as_numbers(name, values, f", or make it one of categories: tfopt.inputs.Table(categories=({name!r},))")
     return numbers, (*([f"{name!r}: {said} taken as missing"] if said else []), *rewritten(name, texts))
@@ -96,7 +96,7 @@ def are_numbers(texts: Iterable[str | None]) -> bool:
 
     Units such as % and $ do not matter where all texts have the same one.
     """
-    counts = Counter(text for text in texts if text and not _is_missing(text))
+    counts = Counter(text for text in texts if text and not is_missing(text))
     plain = plain_numbers(counts)
     numbers = sum(count for text, count in counts.items() if number_in(plain[text].replace(",", "")) is not None)
     return numbers > _MOST * counts.total()
@@ -107,7 +107,7 @@ def plain_numbers(texts: Iterable[str | None]) -> dict[str | None, str]:
 
     Commas go if they can be nothing else: one number has two, or a point after it, and all have them in every place.
     """
-    present = {text for text in texts if text and not _is_missing(text)}
+    present = {text for text in texts if text and not is_missing(text)}
     matches = {text: _WRITTEN.fullmatch(text) for text in present}
     parts = {text: found.groups() for text, found in matches.items() if found}
     if len(parts) < len(present) or len({(before, after) for _, before, _, after in parts.values()}) > 1:
@@ -136,7 +136,7 @@ def rewritten(name: str, texts: Iterable[str | None]) -> tuple[str, ...]:
 
 def _almost_numbers(name: str, texts: Iterable[str | None]) -> tuple[str, ...]:
     """Return a note if most texts are numbers with a unit, but not all with the same."""
-    counts = Counter(text for text in texts if text and not _is_missing(text))
+    counts = Counter(text for text in texts if text and not is_missing(text))
     found = {text: match.groups() for text in counts if (match := _WRITTEN.fullmatch(text))}
     if sum(counts[text] for text in found) <= _MOST * counts.total():
         return ()
@@ -152,7 +152,7 @@ def are_dates(texts: Iterable[str | None]) -> bool:
 
     They are written as 2024-01-31 or 2024/1/31, or with the year of four digits last, as 1/31/2024 and 31.1.2024.
     """
-    present = {text for text in texts if text and not _is_missing(text)}
+    present = {text for text in texts if text and not is_missing(text)}
     return bool(present) and all(map(_is_date, present))
 
 
@@ -174,5 +174,6 @@ def number_in(text: str) -> float | None:
         return None
 
 
-def _is_missing(text: str | None) -> bool:
+def is_missing(text: str | None) -> bool:
+    """Return whether a cell has no value, or a mark for that."""
     return text is None or text.lower() in MARKS

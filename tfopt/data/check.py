@@ -101,9 +101,9 @@ def require_numbers(model: Any) -> None:
     inputs = getattr(model, "inputs", None) or ()
     if strings := [str(tensor.name) for tensor in inputs if "string" in str(getattr(tensor, "dtype", ""))]:
         raise ModelError(
-            f"Expected a model that takes numbers, got strings as the input {strings[0]!r}, and no "
-            "TextVectorization with the usual standardize and split alone reads them. Give the model behind its layer "
-            "for texts, and data with preprocessing=tfopt.inputs.Text(vocabulary=layer.get_vocabulary(), "
+            f"Expected a model that takes numbers, got strings as the input {strings[0]!r}, which are not read "
+            "only by a TextVectorization with the default standardize and split. Give the model behind its layer for "
+            "texts, and data with preprocessing=tfopt.inputs.Text(vocabulary=layer.get_vocabulary(), "
             "length=...), where length is the output_sequence_length of a TextVectorization: a .tflite with this front "
             "end answers as both do."
         )

@@ -101,9 +101,13 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
 
 def holds_masks(root: Path) -> bool:
     """Return whether a folder has images and masks, directly or below train, validation and test."""
-    folders = [path for path in root.iterdir() if path.is_dir()]
+    folders = _visible_folders(root)
     parts = [folder for folder in folders if folder.name.lower() in PART_NAMES]
-    return has_masks(folders) or any(has_masks([path for path in part.iterdir() if path.is_dir()]) for part in parts)
+    return has_masks(folders) or any(has_masks(_visible_folders(part)) for part in parts)
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder)[0] if path.is_dir()]
 
 
 def loose_files(root: Path) -> tuple[FileKind, list[Path]]:

@@ -40,8 +40,8 @@ def data_for(
 ) -> Dataset:
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
 
-    Without `preprocessing`, samples are fed as a `data.json` beside the model says, if there is one. So are
-    the values of masks classes.
+    Without `preprocessing`, samples are fed as a `data.json` beside the model says, if there is one; it also says which
+    values of masks are which classes.
 
     Args:
         model: a Keras model or a `LiteModel`.

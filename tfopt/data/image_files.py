@@ -35,7 +35,7 @@ from tfopt.data.images import (
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.stored import Collector, RowsOnDisk, StoredArray
 
-_SPARED = 0.1  # of a disk, which decoded images leave free
+_SPARED = 0.1  # of the free space of a disk, which decoded images leave
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ class ImageFiles(RowsOnDisk):
         color: of each.
         places: integers (n,), the images that this array has, in order.
         digest: SHA-256 (hex) of the pixels of all images, in order.
+        resized: whether images have other sizes in their files.
     """
 
     files: tuple[Path, ...]
@@ -55,6 +56,7 @@ class ImageFiles(RowsOnDisk):
     color: Color
     places: np.ndarray
     digest: str
+    resized: bool
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint8))
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -62,7 +64,8 @@ class ImageFiles(RowsOnDisk):
         places = self.places[key]
         height, width, _ = self.row
         found = np.empty((places.size, *self.row), self.dtype)
-        decode = partial(decode_file, size=(height, width), color=self.color, reference=None)
+        reference = None if self.resized else (self.files[0], (height, width))
+        decode = partial(decode_file, size=(height, width), color=self.color, reference=reference)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, places.size))) as pool:
             for number, (pixels, _, _) in enumerate(pool.map(decode, (self.files[place] for place in places.flat))):
                 found[number] = pixels
@@ -109,7 +112,7 @@ def read_images(
         digest = hashlib.sha256()
         for pixels in decoded:
             digest.update(np.ascontiguousarray(pixels).data)
-        images: Any = ImageFiles(tuple(files), row, color, np.arange(len(files)), digest.hexdigest())
+        images: Any = ImageFiles(tuple(files), row, color, np.arange(len(files)), digest.hexdigest(), reference is None)
         why = "" if again else f", since they take {whole / 2**30:,.1f} GiB, too many for {where}"
         kept = [f"images are decoded whenever they are read{why}"]
     else:
@@ -126,8 +129,7 @@ def _has_room(folder: Path, number: int) -> bool:
     """Return whether `number` bytes may be in memory, or in a file of `folder`."""
     if number <= LARGEST_IN_MEMORY:
         return True
-    disk = shutil.disk_usage(folder)
-    return number <= disk.free - _SPARED * disk.total
+    return number <= (1 - _SPARED) * shutil.disk_usage(folder).free
 
 
 class _Seen:

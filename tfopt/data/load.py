@@ -29,7 +29,7 @@ from tfopt.data.split import NAMES, Plan
 from tfopt.data.stored import RowsOnDisk, take
 from tfopt.errors import DataError
 from tfopt.tasks import Forecasting, Reconstruction, Regression, Several
-from tfopt.tasks.mask_values import require_values
+from tfopt.tasks.mask_values import checked_values
 
 FEWEST_IMAGES = 2
 """Minimum number of images per class in a folder."""
@@ -84,7 +84,7 @@ def load_data(
             samples and 1 for anomalies, or missing (an array alone). None judges by the labels.
         features: how to parse the records of TFRecord files, as for `tf.io.parse_single_example`; None infers it.
         cache: a folder that keeps the decoded images of a folder for later runs on the same files. None keeps them in
-            memory, or, from a GiB on, in a temporary file; False decodes them whenever they are read, as None does if
+            memory, or, above 1 GiB, in a temporary file; False decodes them whenever they are read, as None does if
             the disk has no room for them.
         mask_values: the values of masks, in a folder or as integers (n, height, width), by class; None: all that there
             are in the masks of a folder, and class numbers in arrays.
@@ -113,8 +113,7 @@ def load_data(
         return source
     if isinstance(cache, bool) and cache:
         raise DataError("Expected cache as a folder, or False to decode images whenever they are read; got True.")
-    if mask_values is not None:
-        require_values(tuple(mask_values))
+    values_by_class = None if mask_values is None else checked_values(mask_values)
     applied = _requested_preprocessing(
         preprocessing, size, color, digits=isinstance(source, str) and source == "digits"
     )
@@ -138,7 +137,7 @@ def load_data(
             limit=limit,
             task=task,
             cache=cache if cache is None or cache is False else Path(cache),
-            mask_values=None if mask_values is None else tuple(mask_values),
+            mask_values=values_by_class,
         )
     except DataError as error:
         if not isinstance(source, Path | str) or source == "digits" or str(source) in str(error):

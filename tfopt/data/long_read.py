@@ -30,7 +30,9 @@ class LongRead:
         self._name, self._ends = name, ends
         self.samples = self._bytes = 0
         self._began, self._pause = time.monotonic(), _LONG
-        self._room = 0 if ends else max(LARGEST_IN_MEMORY, shutil.disk_usage(tempfile.gettempdir()).free // 2)
+        half = 0 if ends else shutil.disk_usage(tempfile.gettempdir()).free // 2
+        self._room = max(LARGEST_IN_MEMORY, half)
+        self._why = ", half of the free disk space" if half == self._room else ""
 
     def add(self, arrays: Sequence[np.ndarray]) -> None:
         """Count the arrays of a batch, and print how many samples there are if it takes long.
@@ -43,7 +45,7 @@ class LongRead:
         if not self._ends and (self.samples > MOST_SAMPLES or self._bytes > self._room):
             raise DataError(
                 f"Expected {self._name} with an end, got {self._read} and more: a stream that does not say how long it "
-                f"is may give {MOST_SAMPLES:,} samples or {self._room / GIB:.3g} GiB, half of the free disk space; say "
+                f"is may give {MOST_SAMPLES:,} samples or {self._room / GIB:.3g} GiB{self._why}; say "
                 "how many batches to take: load_data(..., steps=N)."
             )
         if time.monotonic() - self._began >= self._pause:

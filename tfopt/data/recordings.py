@@ -112,8 +112,8 @@ def _check_whole(path: Path | str) -> None:
                 file.seek(stated + stated % 2, os.SEEK_CUR)
             elif (there := size - file.tell()) < stated < _UNKNOWN_SIZE:
                 raise DataError(
-                    f"Expected {stated:,} bytes of sound in {path}, as its header states, got {there:,}: it is cut; "
-                    "copy it again, or remove it."
+                    f"Expected {stated:,} bytes of sound in {path}, as its header states, got {there:,}: it is "
+                    "truncated; copy it again, or remove it."
                 )
             else:
                 return
@@ -124,8 +124,9 @@ def _read(path: Path, rate: int, samples: int) -> np.ndarray:
     wave = _wave(path)
     if header.floats and (share := beyond(wave)) > MOST_CLIPPED:
         raise DataError(
-            f"Expected samples in -1..1, got {share:.2g} of them beyond in {path}, up to {np.abs(wave).max():.3g}, and "
-            f"at most {MOST_CLIPPED:g} may be clipped; divide the recording by its largest value."
+            f"Expected samples in -1..1, but {share:.2%} of those in {path} are outside, up to "
+            f"{np.abs(wave).max():.3g}; at most {MOST_CLIPPED:g} may be clipped; "
+            "divide the recording by its largest value."
         )
     return to_int16(middle(_resampled(wave, header.rate, rate), samples))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from tfopt.base.words import counted
@@ -40,9 +41,9 @@ def steps_by_part(steps: Steps | None, names: list[str]) -> dict[str, int | None
     if others := [part for part in by_part if part not in names]:
         raise DataError(f"Expected steps for {', '.join(names)}, got some for {others[0]!r}; leave them out.")
     for part, number in by_part.items():
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        if number is not None and (not isinstance(number, Integral) or isinstance(number, bool) or number < 1):
             raise DataError(f"Expected steps of {part} as an integer of at least 1, got {number!r}.")
-    return {name: by_part.get(name) for name in names}
+    return {name: None if (number := by_part.get(name)) is None else int(number) for name in names}
 
 
 def read_stream(name: str, source: Any, steps: int | None = None) -> Samples:

@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from tfopt.base.words import counted
-from tfopt.data.cells import are_dates, as_numbers, as_texts, if_numbers, rewritten
+from tfopt.data.cells import are_dates, as_numbers, as_texts, if_numbers, is_missing, rewritten
 from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
 from tfopt.errors import DataError
 from tfopt.tasks.scaling import moments
@@ -172,7 +172,7 @@ class Table(FrontEnd):
     def _column(self, name: str, values: np.ndarray) -> tuple[Column | None, list[str]]:
         values, notes = self.read(name, values)
         if name not in self.categories and values.dtype == object and are_dates(texts := as_texts(values)):
-            shown = next(filter(None, texts))
+            shown = next(text for text in texts if text and not is_missing(text))
             return None, [
                 f"{name!r} left out: its texts are dates, such as {shown}; give what matters of them as numbers"
             ]

@@ -434,10 +434,11 @@ class _Run:
         )
         more = own_metrics(self.recipe.training, self.data, self.data.test, outputs, self.prepared.logits)
         metrics = row.metrics | {name: value for name, value in more.items() if name not in row.metrics}
-        compiled, _ = measured_metrics(
+        compiled, failed = measured_metrics(
             self.prepared.metrics, self.data, self.data.test, outputs, self.prepared.logits, taken=metrics
         )
-        return dataclasses.replace(row, metrics=metrics | compiled)
+        unknown = [f"the metric {metric.name!r} cannot be computed: {why}" for metric, why in failed.items()]
+        return dataclasses.replace(row, metrics=metrics | compiled, notes=[*row.notes, *unknown])
 
     @functools.cached_property
     def _first_file(self) -> LiteModel:

@@ -250,7 +250,12 @@ def _check_alike(parts: Arrays) -> None:
 
 
 def _missing(labels: np.ndarray, number: int) -> tuple[str, ...]:
-    absent = np.setdiff1d(np.arange(number), labels)
+    return missing_classes(np.unique(labels), number)
+
+
+def missing_classes(present: np.ndarray, number: int) -> tuple[str, ...]:
+    """Return a note if some of `number` classes are not `present` in the training labels."""
+    absent = np.setdiff1d(np.arange(number), present)
     if not len(absent):
         return ()
     first = ", ".join(str(label) for label in absent[:5]) + (", ..." if len(absent) > 5 else "")

@@ -1,6 +1,8 @@
 """Which values of masks stand for classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 from tfopt.errors import DataError
 
@@ -25,20 +27,22 @@ def require_classes(values: Sequence[int], what: str) -> None:
             "when they were drawn or resized have such values. Save masks without smoothing and resize them by the "
             "nearest pixel; if each value is a class, name all: load_data(..., mask_values=...)."
         )
-    if largest == UNLABELED and gapless and len(rest) > 1:
+    if largest == UNLABELED and len(rest) > 1:
+        shown = ", ".join(map(str, rest[:5])) + (", ..." if len(rest) > 5 else "")
         raise DataError(
-            f"Expected a class for each pixel, got the values 0 to {rest[-1]} and {UNLABELED} in {what}: {UNLABELED} "
-            "usually stands for pixels that are not labeled, for which a model has no output. Give them a class in the "
-            f"masks, such as 0 or {len(rest)}; if {UNLABELED} is a class, name all values: "
-            f"load_data(..., mask_values=({', '.join(map(str, rest[:3]))}{', ...' if len(rest) > 3 else ''}, "
-            f"{UNLABELED}))."
+            f"Expected a class for each pixel, got the values {shown} and {UNLABELED} in {what}: {UNLABELED} usually "
+            "stands for pixels that are not labeled, for which a model has no output. Give them a class in the masks, "
+            f"such as {rest[0]} or {rest[-1] + 1}; if {UNLABELED} is a class, name all values: load_data(..., "
+            f"mask_values=({shown}, {UNLABELED}))."
         )
 
 
-def require_values(values: Sequence[int]) -> None:
-    """Raise `DataError` unless `values` can be the values of masks by class: distinct integers of 0 or above."""
-    whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
-    if not values or not whole or len(set(values)) < len(values):
+def checked_values(values: Any) -> tuple[int, ...]:
+    """Return `values` by class as integers; raise `DataError` unless they are distinct integers of 0 or above."""
+    found: list[Any] = list(values) if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    whole = all(isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0 for value in found)
+    if not found or not whole or len(set(found)) < len(found):
         raise DataError(
             f"Expected mask_values as distinct integers of 0 or above, by class, such as (0, 255), got {values!r:.80}."
         )
+    return tuple(map(int, found))

@@ -23,7 +23,7 @@ def class_weights(training: Training, data: Dataset) -> dict[str, np.ndarray]:
     Outputs without classes, and those that a dict leaves out, are missing; there are none for equal weights.
 
     Raises:
-        RecipeError: weights are asked for, but no output has classes, or none that is called so.
+        RecipeError: weights are asked for, but no output has classes, or none that has that name.
     """
     asked = training.class_weight
     if asked is None:

@@ -18,7 +18,8 @@ from tfopt.training.variables import build_metric
 
 _SAME = {"acc": "accuracy", "mean_squared_error": "mse", "mean_absolute_error": "mae"}
 """Names of Keras for metrics that tasks have under another name."""
-_BY_SHAPE = ("accuracy", "acc")
+_BY_SHAPE = {"accuracy": "accuracy", "acc": "accuracy", "crossentropy": "crossentropy", "ce": "crossentropy"}
+"""Names of Keras whose meaning depends on the shapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class CompiledMetric:
 
     def _fresh(self, labels: np.ndarray, outputs: np.ndarray, *, logits: bool) -> Any:
         if isinstance(self.setting, str) and self.setting in _BY_SHAPE:
-            return build_metric("accuracy", labels.shape, outputs.shape, logits=logits)
+            return build_metric(_BY_SHAPE[self.setting], labels.shape, outputs.shape, logits=logits)
         found = self.package.metrics.get(self.setting) if isinstance(self.setting, str) else self.setting
         found = found() if isinstance(found, type) else found
         if not hasattr(found, "update_state"):

@@ -48,8 +48,8 @@ class Training:
             best epoch is kept in either case.
         class_weight: "balanced" multiplies the loss of each sample by n / (k * c), for n samples of k classes, c of
             which have its class. For outputs with classes, also with one for each place. A dict sets the weight of each
-            class, 1 for those that it leaves out: {"cat": 2.0} by name, {0: 1.0, 1: 3.0} by number where no class is
-            called so. If there are several outputs, a dict has "balanced" or such a dict for some or all of them.
+            class, 1 for those that it leaves out: {"cat": 2.0} by name, {0: 1.0, 1: 3.0} by number where no class has
+            that name. If there are several outputs, a dict has "balanced" or such a dict for some or all of them.
         batchnorm: "frozen" trains with the statistics that pretrained BatchNormalizations have, "train" with those of
             each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
             validate best are kept in the end.

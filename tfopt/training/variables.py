@@ -29,16 +29,15 @@ def build_metric(
         logits: whether the output is a logit: a binary accuracy then has the threshold 0 instead of 0.5.
     """
     metrics = tf_keras().metrics
-    kind = _accuracy(labels, outputs) if name == "accuracy" else name
+    kind = f"{_by_shape(labels, outputs)}_{name}" if name in ("accuracy", "crossentropy") else name
     if kind == "binary_accuracy":
         return metrics.BinaryAccuracy(name=name, threshold=threshold(logits=logits))
     function = metrics.get(kind)
     return metrics.MeanMetricWrapper(function, name=name)
 
 
-def _accuracy(labels: Sequence[int | None], outputs: Sequence[int | None]) -> str:
-    """Return which accuracy tf_keras means by "accuracy", which depends on the shapes."""
+def _by_shape(labels: Sequence[int | None], outputs: Sequence[int | None]) -> str:
+    """Return which kind tf_keras means by "accuracy" or "crossentropy", which depends on the shapes."""
     if outputs[-1] == 1:
-        return "binary_accuracy"
-    sparse = len(labels) < len(outputs) or labels[-1] == 1
-    return "sparse_categorical_accuracy" if sparse else "categorical_accuracy"
+        return "binary"
+    return "sparse_categorical" if len(labels) < len(outputs) or labels[-1] == 1 else "categorical"

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ def ran(monkeypatch):
     """The batches that a model of two outputs was run on: a + b, and twice a."""
     batches = []
 
-    def run(model, rows, in_graph):
+    def run(model, rows, call):
         batches.append([row.copy() for row in rows])
         return [rows[0] + rows[1], 2 * rows[0]]
 
@@ -53,9 +54,26 @@ def test_small_samples_run_in_large_batches(ran, monkeypatch):
 
 
 def test_a_model_of_one_input(monkeypatch):
-    monkeypatch.setattr(sides, "run", lambda model, rows, in_graph: [2 * rows[0]])
+    monkeypatch.setattr(sides, "run", lambda model, rows, call: [2 * rows[0]])
     (found,) = sides.keras_outputs("a model", {"a": np.arange(70.0)})
     np.testing.assert_array_equal(found, 2 * np.arange(70.0))
+
+
+def test_a_model_of_images_is_traced_once(monkeypatch):
+    traces = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traces.append(x.shape)
+            return keras.ops.cast(x, "float32") + 1
+
+    inputs = keras.Input(batch_shape=(2, 3, 3, 1), dtype="uint8")
+    model = keras.Model(inputs, Counting()(inputs))
+    traces.clear()
+    images = np.arange(81, dtype="uint8").reshape(9, 3, 3, 1)
+    (found,) = sides.keras_outputs(model, {"images": images}, batch=2)
+    np.testing.assert_array_equal(found, images + 1.0)
+    assert len(traces) == 1
 
 
 def test_a_file_runs_in_the_child(monkeypatch):

@@ -24,13 +24,14 @@ def verify_missing_values(lite: LiteModel, settings: Export, names: LayerNames) 
     """
     if not (found := [op for op in lite.ops() if _compares_integers_with_themselves(op, lite)]):
         return []
-    layers = ", ".join(dict.fromkeys(name for op in found for name in names.near(op) or [op.name]))
+    layers = list(dict.fromkeys(name for op in found for name in names.near(op) or [op.name]))
+    said = f"{', '.join(layers)} {'compares' if len(layers) == 1 else 'compare'} values with themselves to find NaN"
     if any(port.dtype == "float32" for port in lite.inputs):
         raise PromiseError(
-            f"{settings.activations} activations were promised, but {layers} compares values with themselves to find "
-            'NaN, which integers never are. Fill missing values before the model, or export with activations="float32".'
+            f"{settings.activations} activations were promised, but {said}, which integers never are. "
+            'Fill missing values before the model, or export with activations="float32".'
         )
-    return [f"{layers} compares values with themselves to find NaN: integers never are"]
+    return [f"{said}: integers never are"]
 
 
 def _compares_integers_with_themselves(op: Op, lite: LiteModel) -> bool:

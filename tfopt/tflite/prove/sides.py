@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfopt.base import native
-from tfopt.bridge.check import run
+from tfopt.bridge.check import in_graph, run
 from tfopt.errors import DataError, ModelError
 from tfopt.tflite.prove.signals import Signal
 from tfopt.tflite.read import LiteModel
@@ -36,15 +36,15 @@ def keras_outputs(model: Any, samples: Samples, batch: int | None = None) -> lis
     """
     arrays = list(samples.values())
     size = batch or max(AT_ONCE, VALUES_AT_ONCE // max(1, sum(array[0].size for array in arrays)))
-    count = len(arrays[0])
-    parts = []
+    count, parts = len(arrays[0]), []
+    images = any(array.dtype.kind in "ui" and array.ndim > 3 for array in arrays)
+    call = in_graph(model) if images else None  # outside of a graph Keras 3 rounds when it resizes
     for start in range(0, count, size):
         rows = [array[start : start + size] for array in arrays]
         left = len(rows[0])
         if batch and left < batch:
             rows = [np.concatenate([array, np.repeat(array[-1:], batch - left, axis=0)]) for array in rows]
-        images = any(array.dtype.kind in "ui" and array.ndim > 3 for array in rows)  # a call may round when it resizes
-        parts.append([output[:left] for output in run(model, rows, in_graph=images)])
+        parts.append([output[:left] for output in run(model, rows, call=call)])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 

@@ -183,7 +183,7 @@ def _verify_no_floats(lite: LiteModel, settings: Export, names: LayerNames) -> N
         raise PromiseError(
             f"{settings.activations} everywhere was promised, but {len(floats)} tensors of the .tflite are float: "
             f'{", ".join(floats[:5])}. Float operators: {of}. {advice} with activations="float32"; after Quantize, '
-            "representative_data has ranges that training lacks."
+            "pass representative_data for ranges that training did not set."
         )
 
 

@@ -190,7 +190,7 @@ def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:
 
 
 class _Samples:
-    """Single samples by input name, read one at a time from the file that `write_samples` wrote."""
+    """Arrays by input name, of a sample or a fixed batch, read one after another from the file of `write_samples`."""
 
     def __init__(self, path: str) -> None:
         self._path = path

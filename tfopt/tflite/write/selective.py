@@ -7,7 +7,6 @@ blocks with noise are divided. What a loop repeats, once it is unrolled, counts 
 
 import hashlib
 import heapq
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ SAMPLES = 128
 BLOCKS = 16
 """Blocks of operators that are measured first."""
 SECONDS = 120
-"""After which the search ends with what it has found; large models may not even have all blocks measured."""
+"""After which searches on the same files end with what they have found; of large models not even all blocks."""
 FEWEST_SECONDS = 30
 """That a search with another limit has, once those before it have used up the time."""
 REPEATS = 4
@@ -57,7 +56,7 @@ def with_float_operators(
     Args:
         reference: the float file.
         quantize: makes the integer file.
-        samples: single samples by input name, for the comparison.
+        samples: arrays by input name, of one sample or a fixed batch each, for the comparison.
         most: noise of an output, or a channel of it, as a share of its variance.
         free_border: inputs and outputs become float32 where they lose too much as integers.
     """
@@ -77,7 +76,7 @@ def with_float_operators(
 
 @dataclass
 class _Measured:
-    """What searches have measured of the same files: noises of blocks by the names of their outputs, in seconds."""
+    """What searches have measured of the same files: noise by the outputs of a block; and the seconds they took."""
 
     noises: dict[tuple[str, ...], float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -105,6 +104,16 @@ def _measured_before(files: bytes, samples: Mapping[str, NDArray[Any]], free_bor
     return _MEASURED[key]
 
 
+def _first(samples: Iterable[Mapping[str, NDArray[Any]]], most: int) -> list[Mapping[str, NDArray[Any]]]:
+    """Return the first of `samples` that together have at least `most` rows; all if there are fewer."""
+    rows: list[Mapping[str, NDArray[Any]]] = []
+    for each in samples:
+        rows.append(each)
+        if sum(len(next(iter(one.values()))) for one in rows) >= most:
+            break
+    return rows
+
+
 def _units(operators: Sequence[Op], tensors: Mapping[int, Tensor]) -> list[list[Op]]:
     """Return the operators that are chosen together, in the order of the first of each.
 
@@ -130,7 +139,7 @@ class _Search:
         free_border: bool,
     ) -> None:
         lite = LiteModel(reference)
-        rows = list(itertools.islice(samples, SAMPLES))
+        rows = _first(samples, SAMPLES)
         self._samples = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         self._most, self._expected = most, self._outputs(lite)
         tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
