@@ -535,6 +535,14 @@ def test_operators_that_tflite_has_not_are_named():
     assert "Replace the layers that use them: tf.math.betainc" in str(caught.value)
 
 
+def test_a_normalization_of_each_batch_is_named():
+    layers, inputs = tf_keras().layers, tf_keras().Input((8, 8, 2))
+    normalized = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3)(inputs), training=True)
+    model = tf_keras().Model(inputs, layers.Dense(2)(layers.Flatten()(normalized)))
+    with pytest.raises(ModelError, match=r"FusedBatchNormV3.* norm is called with training=True.*each batch"):
+        tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
+
+
 def test_exporting_does_not_touch_the_trained_weights(models):
     before = [np.array(weight) for weight in models["qat"].get_weights()]
     tfopt.export_tflite(models["qat"])

@@ -333,6 +333,11 @@ def _instead_of(flat_model: Any, operators: Collection[str]) -> str:
     if any("LookupTable" in name or "String" in name for name in operators):
         return "Look words up before the model, and pass it their numbers: its part behind the lookup converts."
     layers = _layers_with(flat_model, operators)
+    if any("FusedBatchNorm" in name for name in operators):  # others are folded into multiplications
+        return (
+            f"{', '.join(layers) or 'A BatchNormalization'} is called with training=True, so it computes with the "
+            "statistics of each batch in inference too: call it without."
+        )
     return f"Replace the layers that use them{': ' if layers else ''}{', '.join(layers)}."
 
 
