@@ -190,7 +190,7 @@ def test_what_does_not_fit(images, trained):
         tfopt.optimize(trained, stages, (x, y[:, :4]), quiet=True)
     void = y.copy()
     void[:, 0, 0] = 255
-    with pytest.raises(DataError, match="values 0 to 2 and 255 in the labels"):
+    with pytest.raises(DataError, match="values 0, 1, 2 and 255 in the labels"):
         tfopt.optimize(trained, stages, (x, void), quiet=True)
     transfer = tfopt.Recipe(stages=[], transfer=FeatureTransfer(), training=SHORT)
     with pytest.raises(RecipeError, match="one answer for each sample"):
