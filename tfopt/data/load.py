@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tfopt.data.arrays_by_name import Arrays, map_arrays
 from tfopt.data.cells import number_in
 from tfopt.data.check import check_narrow_inputs, check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
-from tfopt.data.image_files import read_images
-from tfopt.data.images import convert_images
-from tfopt.data.kept_images import read_kept_images
+from tfopt.data.inputs import chosen_inputs
 from tfopt.data.labeled import labeled, labeled_by_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.reconstruction import with_flags, with_labels
-from tfopt.data.samples import Split, are_images
+from tfopt.data.samples import Split
 from tfopt.data.sources import read_source
-from tfopt.data.split import NAMES, Plan
-from tfopt.data.stored import RowsOnDisk, take
+from tfopt.data.stored import RowsOnDisk
 from tfopt.errors import DataError
 from tfopt.tasks import Forecasting, Reconstruction, Regression, Several
 from tfopt.tasks.mask_values import checked_values
@@ -177,7 +171,7 @@ def _loaded(
         found = labeled_by_masks(parts, size, task, mask_values, **options)
     else:
         found = labeled(parts, task, mask_values, **options)
-    inputs, applied, image_notes = _inputs(parts, found.chosen, applied, cache)
+    inputs, applied, image_notes = chosen_inputs(parts, found.chosen, applied, cache)
     splits: dict[str, Any] = {
         name: Split(inputs[name], labels, applied, reconstructs, found.weights.get(name))
         for name, labels in found.labels.items()
@@ -282,55 +276,3 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
 def _largest(inputs: Any) -> float:
     chunks = inputs.chunks() if isinstance(inputs, RowsOnDisk) else [inputs]
     return max(float(np.abs(chunk).max()) for chunk in chunks)
-
-
-def _inputs(
-    parts: Parts, chosen: Plan, preprocessing: FrontEnd, cache: Path | Literal[False] | None
-) -> tuple[dict[str, np.ndarray], FrontEnd, tuple[str, ...]]:
-    """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
-    picked = {name: take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
-    if parts.front_end:
-        if isinstance(picked["train"], dict):
-            raise DataError(
-                f"Expected {parts.front_end.subject} as one array, got {', '.join(picked['train'])} by name; give the "
-                "array alone."
-            )
-        fitted, notes = parts.front_end.fitted(picked["train"])
-        stored = {name: fitted.stored(raw) for name, raw in picked.items()}
-        return stored, fitted, (*notes, *fitted.notes([picked[name] for name in NAMES]))
-    assert isinstance(preprocessing, Preprocessing)
-    if not parts.files:
-        converted = {name: _converted(x, preprocessing, name) for name, x in picked.items()}
-        return converted, _with_shape(preprocessing, converted["train"]), ()
-    files = np.concatenate([picked[name] for name in NAMES])
-    read = (
-        partial(read_kept_images, folder=cache)
-        if cache
-        else partial(read_images, again=True if cache is False else None)
-    )
-    pixels, preprocessing, notes = read(list(files), preprocessing, parts.source)
-    ends = np.cumsum([0, *(len(picked[name]) for name in NAMES)])
-    places = [slice(first, last) for first, last in itertools.pairwise(ends)]
-    splits: list[Any] = [pixels.take(each) if isinstance(pixels, RowsOnDisk) else pixels[each] for each in places]
-    return dict(zip(NAMES, splits, strict=True)), preprocessing, notes
-
-
-def _converted(inputs: Arrays, preprocessing: Preprocessing, name: str) -> Any:
-    """Return the inputs in the size and color of `preprocessing`; of several, the images."""
-    if not isinstance(inputs, dict):
-        return convert_images(_narrow(inputs), preprocessing, name)
-    return map_arrays(lambda x: convert_images(x, preprocessing, name) if are_images(x) else _narrow(x), inputs)
-
-
-def _with_shape(preprocessing: Preprocessing, inputs: Any) -> Preprocessing:
-    """Record the size of uint8 images, which new images need; only the caller knows if 3 channels are RGB."""
-    if isinstance(inputs, dict) or inputs.dtype != np.uint8 or inputs.ndim != 4 or inputs.shape[-1] not in (1, 3):
-        return preprocessing
-    height, width, channels = inputs.shape[1:]
-    return replace(preprocessing, size=(height, width), color="grayscale" if channels == 1 else preprocessing.color)
-
-
-def _narrow(inputs: np.ndarray) -> np.ndarray:
-    """Convert float64 to float32: models receive float32, and float64 would take twice the memory."""
-    wide = isinstance(inputs, np.ndarray) and inputs.dtype == np.float64
-    return inputs.astype(np.float32) if wide else inputs
