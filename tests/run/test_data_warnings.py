@@ -79,6 +79,13 @@ def test_a_model_that_guesses(right, said):
     assert [text.startswith(said) for text in found] == [True] * (said is not None)
 
 
+def test_an_untrained_model_guesses_before_it_is_trained():
+    data = data_of([20, 20, 20])
+    wrong = np.eye(3)[(data.validation.y() + 1) % 3]
+    (found,) = data_warnings(data, 3, lambda x: wrong, learns=True)
+    assert found.startswith(GUESSES) and "As untrained models do; if it is trained, the usual causes are" in found
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_few_samples_do_not_show_that_a_model_guesses(count):
     """One sample of a class, named right: guessing has it right, too."""

@@ -26,7 +26,9 @@ JUDGED_ON, BATCH = 200, 32
 GUESSES = "the model guesses"
 
 
-def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool = False) -> list[str]:
+def data_warnings(
+    data: Dataset, outputs: int, predict: Any = None, logits: bool = False, *, learns: bool = False
+) -> list[str]:
     """Return warnings in words.
 
     Args:
@@ -34,6 +36,7 @@ def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool
         outputs: number of the model's outputs.
         predict: maps inputs to outputs of a model that should know the task already; None if there is none.
         logits: whether these outputs are logits.
+        learns: whether the recipe begins by training the model, which may be untrained so far.
     """
     found = _shared_samples(data)
     if not task_of(data).has_classes:
@@ -42,7 +45,7 @@ def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool
     if data.labels == "sparse" and outputs > len(counts):
         found.append(f"the labels show {len(counts):,} of the model's {outputs:,} classes")
     found += _counts(counts, data.class_names)
-    return [*found, *(guesses(data, predict, logits) if predict else [])]
+    return [*found, *(guesses(data, predict, logits, learns=learns) if predict else [])]
 
 
 def doubts(model: Any, data: Any) -> list[str]:
@@ -128,7 +131,7 @@ def _imbalanced(counts: np.ndarray) -> bool:
     return len(present) > 1 and int(present.max()) >= IMBALANCED * int(present.min())
 
 
-def guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
+def guesses(data: Dataset, predict: Any, logits: bool, *, learns: bool = False) -> list[str]:
     """Warn of a model that is no better than always naming the most frequent class, or may not be.
 
     Both are exact binomial tests. A model guesses if chance explains what it gets right, but would not explain it for
@@ -146,8 +149,9 @@ def guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
     wrong, good = count - round(accuracy * count), (1 + often) / 2
     if often == 1 or binomial_tail(wrong, count, 1 - good) > LEVEL:
         return [f"the validation data cannot tell whether the model does more than guess: {compared}"]
+    cause = "As untrained models do; if it is trained, the" if learns else "The"
     return [
-        f"{GUESSES}: {compared}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
+        f"{GUESSES}: {compared}. {cause} usual causes are the preprocessing ({data.preprocessing.describe()}), "
         "the order of the classes, the size of the images, and BatchNormalization statistics of other data"
     ]
 

@@ -41,7 +41,7 @@ from tfopt.run.requirements import (
 from tfopt.run.run_data import data_of_run, require_labels
 from tfopt.run.run_folder import RunFolder, about_run, identity_of, open_run_folder
 from tfopt.run.start import judge_from, transferred
-from tfopt.stages import Stage
+from tfopt.stages import FineTune, Stage
 from tfopt.tasks.loss import fits_labels
 from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
@@ -194,7 +194,11 @@ def prepare(
         flat_model = bridge.to_tf_keras(start)
         loss, logits = objective(flat_model, recipe.training, dataset)
     said = data_warnings(
-        dataset, flat_model.outputs[0].shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
+        dataset,
+        flat_model.outputs[0].shape[-1],
+        None if recipe.transfer or ready else predictor(flat_model),
+        logits,
+        learns=bool(recipe.stages) and isinstance(recipe.stages[0], FineTune),
     )
     metrics, without = metrics_of_model(start, dataset, flat_model, logits) if not recipe.transfer else ((), [])
     said += without
