@@ -1,5 +1,9 @@
 """Exported files, opened with LiteRT's own interpreter and compared with the Keras model in NumPy."""
 
+import errno
+import re
+import tempfile
+
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
@@ -10,7 +14,7 @@ from tfopt.errors import DataError, ModelError, OutputError, PromiseError, Recip
 from tfopt.tflite.prove.promises import verify_promises
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write import export
+from tfopt.tflite.write import converter, export
 
 RNG = np.random.default_rng(7)
 X = (RNG.normal(size=(64, 8, 8, 3)) * np.linspace(0.1, 8, 64)[:, None, None, None]).astype("float32")
@@ -541,6 +545,13 @@ def test_a_normalization_of_each_batch_is_named():
     model = tf_keras().Model(inputs, layers.Dense(2)(layers.Flatten()(normalized)))
     with pytest.raises(ModelError, match=r"FusedBatchNormV3.* norm is called with training=True.*each batch"):
         tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
+
+
+def test_a_full_disk_is_said_so(monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/small")
+    error = converter._explained(recurrent(5), Export(), OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(error, OutputError)
+    assert re.search(r"^The disk is full: .* needs room in /small for it .* set TMPDIR to a folder", str(error))
 
 
 def test_exporting_does_not_touch_the_trained_weights(models):

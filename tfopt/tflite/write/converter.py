@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from tfopt import bridge
 from tfopt.base import native, sandbox
 from tfopt.base.annotations import annotations
+from tfopt.base.files import is_full
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
-from tfopt.errors import CannotRunError, DataError, ModelError, RecipeError, TfoptError
+from tfopt.errors import CannotRunError, DataError, ModelError, OutputError, RecipeError, TfoptError
 from tfopt.models.hub import native_if_possible
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
@@ -361,6 +363,11 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
         )
     if isinstance(error, TfoptError):
         return error
+    if is_full(error):
+        return OutputError(
+            f"The disk is full: converting the model '{flat_model.name}' needs room in {tempfile.gettempdir()} for it "
+            "and its calibration samples. Free some, or set TMPDIR to a folder on a larger disk."
+        )
     if isinstance(error, native.CrashError):
         return ModelError(
             f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({error}). Free "
