@@ -160,6 +160,7 @@ def killed(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [0, 1], ids=["Quantize alone", "after Prune"])
 def test_a_run_interrupted_while_it_exports_does_not_train_again(tmp_path, monkeypatch, small_run, stages):
     model, recipe, data = small_run

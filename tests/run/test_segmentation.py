@@ -62,6 +62,7 @@ def iou(answers, labels, classes=3):
     return np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True], ids=["(n, h, w)", "(n, h, w, 1)"])
 def test_a_run_measures_places(images, trained, last, tmp_path):
     x, y = images

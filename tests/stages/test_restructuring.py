@@ -240,6 +240,7 @@ def test_rules_and_decisions_of_ranks():
     )
 
 
+@pytest.mark.minutes
 def test_recipes_with_both_resume_and_export(tmp_path):
     model = residual()
     stages = (
@@ -399,6 +400,7 @@ def test_rules_without_effect_on_blocks_and_ranks():
         tfopt.LowRank(layers=(("deep", 2),)).apply(model, steps=1)
 
 
+@pytest.mark.minutes
 def test_an_interrupted_export_goes_on_with_the_chosen_bits(tmp_path):
     """The bits that a budget chooses are those that the weights were trained for."""
     recipe = tfopt.Recipe(stages=(tfopt.Quantize(epochs=1, max_drop=0.5),), max_drop=None)

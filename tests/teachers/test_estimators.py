@@ -287,6 +287,7 @@ def test_a_forest_teaches_a_small_network():
     assert any("RandomForestClassifier" in note for row in result.report.rows for note in row.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [LogisticRegression(), LinearSVC()], ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 def test_a_student_of_one_output_learns_the_second_of_two_classes(estimator, activation):

@@ -133,6 +133,7 @@ def test_more_losses_than_outputs():
         loss_for(model, ONE_HOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [None, "softmax"])
 @pytest.mark.parametrize(
     ("compiled", "labels"),
