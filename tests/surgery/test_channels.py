@@ -96,7 +96,6 @@ def some(channels, seed=0):
     return [root for group in channels.groups for root in rng.permutation(group.roots)[: len(group) // 2]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("body", MODELS, ids=lambda body: body.__name__)
 def test_without_channels_is_with_zeros_in_their_place(body):
     model = built(body)
