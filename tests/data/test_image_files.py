@@ -59,6 +59,13 @@ def test_samples_are_those_that_are_decoded_once(photos):
         np.testing.assert_array_equal(y, y_expected)
 
 
+def test_the_folder_of_the_process_may_change(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    data, expected = load_data(photos.name, cache=False), load_data(photos.name)
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(data.train.x(), expected.train.x())
+
+
 def test_pixels_decide_the_fingerprint(photos, large):
     large(10_000)
     lazy, stored = load_data(photos, cache=False), load_data(photos)

@@ -112,7 +112,8 @@ def read_images(
         digest = hashlib.sha256()
         for pixels in decoded:
             digest.update(np.ascontiguousarray(pixels).data)
-        images: Any = ImageFiles(tuple(files), row, color, np.arange(len(files)), digest.hexdigest(), reference is None)
+        found = tuple(file.absolute() for file in files)  # a later chdir does not matter
+        images: Any = ImageFiles(found, row, color, np.arange(len(files)), digest.hexdigest(), reference is None)
         why = "" if again else f", since they take {whole / 2**30:,.1f} GiB, too many for {where}"
         kept = [f"images are decoded whenever they are read{why}"]
     else:
