@@ -40,7 +40,10 @@ def values(data):
     return [part.inputs[:] for part in (data.train, data.validation, data.test)]
 
 
-def test_samples_are_those_that_are_decoded_once(photos):
+@pytest.mark.parametrize("batch", [1, 64])
+def test_samples_are_those_that_are_decoded_once(photos, batch, monkeypatch):
+    """With and without threads."""
+    monkeypatch.setattr(image_files, "_BATCH", batch)
     once, again = load_data(photos), load_data(photos, cache=False)
     assert isinstance(again.train.inputs, ImageFiles) and isinstance(once.train.inputs, np.ndarray)
     for ours, theirs in zip(values(again), values(once), strict=True):

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,12 +36,13 @@ from tfopt.data.images import (
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.stored import Collector, RowsOnDisk, StoredArray
 
+_BATCH = 64
 _SPARED = 0.1  # of the free space of a disk, which decoded images leave
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles(RowsOnDisk):
-    """Images uint8 (n, height, width, channels) that are decoded, in threads, whenever they are read.
+    """Images uint8 (n, height, width, channels) that are decoded whenever they are read, many of them in threads.
 
     Args:
         files: of all images.
@@ -66,8 +68,10 @@ class ImageFiles(RowsOnDisk):
         found = np.empty((places.size, *self.row), self.dtype)
         reference = None if self.resized else (self.files[0], (height, width))
         decode = partial(decode_file, size=(height, width), color=self.color, reference=reference)
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, places.size))) as pool:
-            for number, (pixels, _, _) in enumerate(pool.map(decode, (self.files[place] for place in places.flat))):
+        files = [self.files[place] for place in places.flat]
+        # Batches are already made in parallel; more threads would only wait for Python's lock.
+        with ThreadPoolExecutor(os.cpu_count()) if len(files) > _BATCH else nullcontext() as pool:
+            for number, (pixels, _, _) in enumerate(pool.map(decode, files) if pool else map(decode, files)):
                 found[number] = pixels
         return found.reshape(*places.shape, *self.row)
 
