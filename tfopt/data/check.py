@@ -12,7 +12,7 @@ from tfopt.base.limits import LARGEST_DATA
 from tfopt.base.narrowing import check_float32
 from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of, refuse_masked
 from tfopt.data.split import NAMES
-from tfopt.data.stored import RowsOnDisk
+from tfopt.data.stored import chunks_of
 from tfopt.errors import DataError, ModelError
 from tfopt.tasks import task_of
 from tfopt.tasks.labels import check_range
@@ -209,7 +209,7 @@ def check_labels(dataset: Dataset, num_outputs: int, places: Sequence[int | None
         _check_named_classes(dataset.class_names, num_outputs)
         for name in NAMES:
             labels = dataset.split(name).labels
-            for part in labels.chunks() if isinstance(labels, RowsOnDisk) else [labels]:
+            for part in chunks_of(labels):
                 check_range(name, part, max(num_outputs, 2))
     elif dataset.labels == "one-hot" and (width := dataset.train.target_shape[-1]) != num_outputs:
         raise DataError(

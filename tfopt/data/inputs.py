@@ -19,7 +19,7 @@ from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import are_images
 from tfopt.data.split import NAMES, Plan
-from tfopt.data.stored import RowsOnDisk, take
+from tfopt.data.stored import rows_at, take
 from tfopt.errors import DataError
 
 
@@ -63,8 +63,8 @@ def chosen_inputs(
     pixels, preprocessing, notes = read(list(files), preprocessing, parts.source)
     ends = np.cumsum([0, *(len(picked[name]) for name in NAMES)])
     places = [slice(first, last) for first, last in itertools.pairwise(ends)]
-    splits: list[Any] = [pixels.take(each) if isinstance(pixels, RowsOnDisk) else pixels[each] for each in places]
-    return dict(zip(NAMES, splits, strict=True)), preprocessing, notes
+    splits = {name: rows_at(pixels, each) for name, each in zip(NAMES, places, strict=True)}
+    return splits, preprocessing, notes
 
 
 def _converted(inputs: Arrays, preprocessing: Preprocessing, name: str) -> Any:

@@ -12,7 +12,7 @@ from tfopt.data.masks import MaskFiles
 from tfopt.data.parts import Parts
 from tfopt.data.reconstruction import plan_with_anomalies
 from tfopt.data.split import Plan, plan
-from tfopt.data.stored import RowsOnDisk, take
+from tfopt.data.stored import chunks_of, take
 from tfopt.data.weights import checked_weights
 from tfopt.errors import DataError
 from tfopt.tasks import Classification, Reconstruction, Segmentation, Task
@@ -99,8 +99,7 @@ def labeled_by_masks(
     labels, values, notes = files.read(chosen, mask_values)
     number = max(len(values), 2)  # a mask tells two classes apart, even if it is empty
     found = Segmentation("sparse", number, labels["train"].shape[1:])
-    train = labels["train"].chunks() if isinstance(labels["train"], RowsOnDisk) else [labels["train"]]
-    missing = missing_classes(np.concatenate([np.unique(part) for part in train]), number)
+    missing = missing_classes(np.concatenate([np.unique(part) for part in chunks_of(labels["train"])]), number)
     return Labeled(chosen, labels, {}, found, values, (*files.notes, *notes, *missing), split_notes)
 
 

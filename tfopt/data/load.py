@@ -20,7 +20,7 @@ from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.reconstruction import with_flags, with_labels
 from tfopt.data.samples import Split
 from tfopt.data.sources import read_source
-from tfopt.data.stored import RowsOnDisk
+from tfopt.data.stored import chunks_of
 from tfopt.errors import DataError
 from tfopt.tasks import Forecasting, Reconstruction, Regression, Several
 from tfopt.tasks.mask_values import checked_values
@@ -274,5 +274,4 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
 
 
 def _largest(inputs: Any) -> float:
-    chunks = inputs.chunks() if isinstance(inputs, RowsOnDisk) else [inputs]
-    return max(float(np.abs(chunk).max()) for chunk in chunks)
+    return max(float(np.abs(chunk).max()) for chunk in chunks_of(inputs))

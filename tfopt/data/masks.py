@@ -15,7 +15,7 @@ from tfopt.data.images import Size, in_threads, open_image, unreadable
 from tfopt.data.mask_headers import Header, masks_turn, read_headers, require_one_size
 from tfopt.data.parts import Pair
 from tfopt.data.split import Plan
-from tfopt.data.stored import Collector, StoredArray
+from tfopt.data.stored import Collector, StoredArray, rows_at
 from tfopt.errors import DataError
 from tfopt.tasks.mask_values import require_classes
 
@@ -140,10 +140,7 @@ class MaskFiles:
         classes = _classes(collector.result(), values)
         ends = np.cumsum([0, *(len(places) for _, places in chosen.values())])
         rows = {name: slice(*bounds) for name, bounds in zip(chosen, pairwise(ends), strict=True)}
-        split = {
-            name: classes.take(each) if isinstance(classes, StoredArray) else classes[each]
-            for name, each in rows.items()
-        }
+        split = {name: rows_at(classes, each) for name, each in rows.items()}
         return split, values, _notes(values)
 
     def _left(self, chosen: Plan) -> list[Header]:

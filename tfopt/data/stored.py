@@ -7,7 +7,7 @@ import math
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -109,11 +109,21 @@ class StoredArray(RowsOnDisk):
         return np.array(file.reshape(-1, *self.row)[self.places[key]])
 
 
+def chunks_of(array: Any) -> Iterable[np.ndarray]:
+    """Return arrays that together have the rows of `array`: itself, or, of one on disk, its chunks."""
+    return array.chunks() if isinstance(array, RowsOnDisk) else [array]
+
+
+def rows_at(array: Any, indices: Any) -> Any:
+    """Return the rows of `array` at `indices` (integers, a slice); those on disk unread."""
+    return array.take(indices) if isinstance(array, RowsOnDisk) else array[indices]
+
+
 def take(arrays: Any, indices: np.ndarray) -> Any:
     """Return the rows at sorted `indices`, those in files unread; the arrays themselves, not copies, if that is all."""
     if len(indices) == count_samples(arrays):
         return arrays
-    return map_arrays(lambda array: array.take(indices) if isinstance(array, RowsOnDisk) else array[indices], arrays)
+    return map_arrays(lambda array: rows_at(array, indices), arrays)
 
 
 class Collector:
