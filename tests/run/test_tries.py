@@ -210,7 +210,7 @@ def test_a_resumed_run_compares_with_the_best_of_all_stages(data, tmp_path, monk
         return Evaluation(right / 100, right / 100, by_sample)
 
     monkeypatch.setattr(Guard, "evaluate", scripted)
-    monkeypatch.setattr("tfopt.run.prepare.data_warnings", lambda *_: [])
+    monkeypatch.setattr("tfopt.run.prepare.data_warnings", lambda *_, **__: [])
     with pytest.raises(KeyboardInterrupt):
         tfopt.optimize(nearest(), recipe, data, quiet=True, checkpoint=tmp_path / "run.npz")
     result = tfopt.optimize(nearest(), recipe, data, quiet=True, checkpoint=tmp_path / "run.npz")
