@@ -12,8 +12,9 @@ from tfopt.base import interruption
 from tfopt.base.interruption import Interrupted
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import DataError
-from tfopt.run import run_folder
-from tfopt.run.run_folder import about_run, open_run_folder
+from tfopt.run import identity, run_folder
+from tfopt.run.identity import about_run
+from tfopt.run.run_folder import open_run_folder
 from tfopt.training import backup
 
 EPOCHS = 3
@@ -435,7 +436,7 @@ def test_what_only_the_chief_writes_is_only_read_by_others(opened):
 def test_other_versions_or_devices_make_another_run(opened, monkeypatch, name, said):
     recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
     opened(recipe).attempt(0, recipe.stages[0], recipe.training).keep_choice(recipe.stages[0], ["a choice"])
-    monkeypatch.setattr(run_folder, name, lambda *_: "0.1")
+    monkeypatch.setattr(identity, name, lambda *_: "0.1")
     with pytest.raises(DataError, match=said):
         opened(recipe)
 

@@ -25,7 +25,7 @@ class Said(Progress):
 
 
 def opened(path, seed=1, **more):
-    return open_run_folder(path, {"seed": seed}, **{"progress": Said(), **more})
+    return open_run_folder(path, {"format": 3, "seed": seed}, **{"progress": Said(), **more})
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def kept(tmp_path):
     """A checkpoint with progress."""
     path = tmp_path / "checkpoint"
     (path / STAGE).mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps({"seed": 1}))
+    (path / "run.json").write_text(json.dumps({"format": 3, "seed": 1}))
     np.savez(path / STAGE / "state_0.npz", a=1)
     np.savez(path / "stages.npz", a=1)
     return path
@@ -57,6 +57,27 @@ def test_remains_of_a_checkpoint_are_replaced(tmp_path, part):
         f"note: The checkpoint {tmp_path / 'kept'} lacks run.json, which says of which run it is. It is replaced."
     ]
     assert not any(found.path.iterdir())
+
+
+def test_files_of_others_stay(kept):
+    """Whether the checkpoint is replaced or removed."""
+    (kept / "thesis.txt").write_text("mine")
+    (kept / "photos").mkdir()
+    (kept / "photos" / "a.jpg").write_text("mine")
+    found = opened(kept, seed=2, overwrite=True)
+    assert not (kept / "stages.npz").exists()
+    found.begin()
+    found.remove()
+    assert sorted(str(each.relative_to(kept)) for each in kept.rglob("*")) == ["photos", "photos/a.jpg", "thesis.txt"]
+
+
+@pytest.mark.parametrize("text", ['{"lr": 0.1}', '{"format": "yaml"}', "{}"])
+def test_a_run_file_of_another_tool_is_no_checkpoint(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"has a run\.json of something else, so it is no checkpoint"):
+            opened(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "run.json").read_text() == text
 
 
 def test_what_says_of_which_run_it_is_goes_last(kept, monkeypatch):
@@ -91,7 +112,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_no_later_backup(tmp_path, monkey
         attempt.backup.save(State(0, 1, False, {}, {}))
     assert not (folder.path / "run.json").exists() and not list(folder.path.glob("*/state_*.npz"))
     attempt.backup.save(State(0, 2, False, {}, {}))
-    assert json.loads((folder.path / "run.json").read_text()) == {"seed": 1}
+    assert json.loads((folder.path / "run.json").read_text()) == {"format": 3, "seed": 1}
     assert [path.name for path in folder.path.glob("*/state_*.npz")] == ["state_0.npz"]
 
 

@@ -26,7 +26,8 @@ from tfopt.errors import ModelError, RecipeError, TfoptError
 from tfopt.graph.keras_internals import flat_layers, sublayers
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import predictor
-from tfopt.run.run_folder import RunFolder, about_run, in_use, open_run_folder
+from tfopt.run.identity import about_run
+from tfopt.run.run_folder import RunFolder, in_use, open_run_folder
 from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher

@@ -26,6 +26,7 @@ from tfopt.models.sources import model_from
 from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
+from tfopt.run.identity import about_run, identity_of
 from tfopt.run.recipe import Recipe, as_recipe, require_json
 from tfopt.run.requirements import (
     CallbacksOf,
@@ -39,7 +40,7 @@ from tfopt.run.requirements import (
     why_by_hand,
 )
 from tfopt.run.run_data import data_of_run, require_labels
-from tfopt.run.run_folder import RunFolder, about_run, identity_of, open_run_folder
+from tfopt.run.run_folder import RunFolder, open_run_folder
 from tfopt.run.start import judge_from, transferred
 from tfopt.stages import FineTune, Stage
 from tfopt.tasks.loss import fits_labels

@@ -1,15 +1,12 @@
 """The checkpoint of a run: a folder with all that the same run needs to go on after an interruption."""
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ import numpy as np
 from pydantic import PositiveInt, TypeAdapter
 
 from tfopt.base.archives import read_state
-from tfopt.base.devices import device_kind, number_of_threads
 from tfopt.base.differences import differences
 from tfopt.base.files import (
     WORK,
@@ -32,28 +28,27 @@ from tfopt.base.limits import MIB
 from tfopt.base.locks import locked
 from tfopt.base.progress import Progress
 from tfopt.base.reading import parse_json, reading
-from tfopt.bridge import described
 from tfopt.errors import DataError, ModelError, OutputError, TfoptError
-from tfopt.run.checkpoint import Checkpoint, as_file, loaded_model, structure_of
+from tfopt.run.checkpoint import Checkpoint, as_file, loaded_model
+from tfopt.run.identity import digest, identity_of, plain
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Stage
 from tfopt.training.backup import EVERY, KEPT, Backup
-from tfopt.training.outputs import LossByOutput
 from tfopt.training.settings import Training
 from tfopt.transfer import Transferred
 
 STATE_SIZE = 6
 """What a backup takes, in sizes of the model: itself, masks, two slots of the optimizer, the best epoch, an average."""
-_FORMAT = 3
 _PROGRESS = ("*.npz", "transfer/*", "*/state_*.npz", "*/choice.json", "*/calibrated.npz", "batch_sizes.json")
 _COUNTED = ("*.npz", "stage_*/*.npz")  # in `require_space`
-_PACKAGES = ("tfopt", "tensorflow", "tf_keras", "keras", "tensorflow-model-optimization", "numpy")
 _ABOUT = "run.json"
 _LOCK = ".lock"
 _CHOICE = TypeAdapter(tuple[str, list[str]])
 _SIZES = TypeAdapter(dict[int, PositiveInt])
-_OWN = re.compile(r"stage_\d+_[0-9a-f]{12}|(stages|transferred)\.npz|batch_sizes\.json")
+_OWN = re.compile(r"stage_\d+_[0-9a-f]{12}|(stages|transferred|generation_\d+)\.npz|batch_sizes\.json")
 """Names of what only a checkpoint holds."""
+_COMMON = re.compile(rf"{re.escape(_ABOUT)}|transfer|generation_\d+")
+"""Names of what a checkpoint holds, and other folders may hold as well."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ class RunFolder:
     @property
     def key(self) -> str:
         """The SHA-256 that identifies the run."""
-        return _digest(self.about)
+        return digest(self.about)
 
     @property
     def stages(self) -> Checkpoint:
@@ -120,7 +115,7 @@ class RunFolder:
 
     def about_recipe(self, recipe: Recipe) -> dict[str, Any]:
         """Return what the run would be about with another `recipe`."""
-        return {**self.about, "recipe": _plain(identity_of(recipe))}
+        return {**self.about, "recipe": plain(identity_of(recipe))}
 
     def cache(self) -> Path | None:
         """Return the folder for the finished parts of a transfer; None if there are none, and none are written."""
@@ -131,7 +126,7 @@ class RunFolder:
     def attempt(self, position: int, stage: Stage, training: Training) -> Attempt:
         """Return what is kept of a try of `stage`, the one at `position` of the recipe, with these settings."""
         self.begin()
-        name = _digest([identity_of(Recipe(stages=(stage,), training=training))])[:12]
+        name = digest([identity_of(Recipe(stages=(stage,), training=training))])[:12]
         folder = self.path / f"stage_{position + 1}_{name}"
         return Attempt(folder, Backup(folder, self.every, self.progress, writes=self.writes, begin=self._write_about))
 
@@ -223,14 +218,17 @@ class RunFolder:
             self.remove()
 
     def clear(self) -> None:
-        """Remove what is in the folder, but not the lock, which this process holds.
+        """Remove the checkpoint from the folder, but not the lock, which this process holds, nor files of others.
 
         First all that belongs to the run, and then what says which run it is: without it, the rest is of no use.
         """
+        remove_leftovers(self.path)
         for each in sorted(self.path.iterdir(), key=lambda entry: entry.name == _ABOUT):
+            if not (_OWN.fullmatch(each.name) or _COMMON.fullmatch(each.name)):
+                continue
             if each.is_dir() and not each.is_symlink():
                 shutil.rmtree(each, ignore_errors=True)
-            elif each.name != _LOCK:
+            else:
                 each.unlink(missing_ok=True)
 
     def remove_finished(self) -> None:
@@ -245,11 +243,15 @@ class RunFolder:
             self.progress.say(f"note: the checkpoint is not removed: {error}")
 
     def remove(self) -> None:
-        """Remove the folder, which this process has locked."""
+        """Remove the folder, which this process has locked; files of others stay in it."""
         with contextlib.suppress(OSError):
             self.clear()
-        shutil.rmtree(self.path.resolve(), ignore_errors=True)
-        if self.path.is_symlink():
+        folder = self.path.resolve()
+        with contextlib.suppress(OSError):
+            if all(each.name == _LOCK for each in folder.iterdir()):
+                (folder / _LOCK).unlink(missing_ok=True)
+        remove_empty(folder)
+        if self.path.is_symlink() and not folder.exists():
             self.path.unlink()
         if self.path.parent.name == WORK:
             remove_empty(self.path.parent)
@@ -362,67 +364,9 @@ def _about_of(path: Path) -> Any:
         about = parse_json((path / _ABOUT).read_bytes())
         if not isinstance(about, dict):
             raise ValueError(f"{_ABOUT} holds no settings")
-        return about
-
-
-def identity_of(recipe: Recipe) -> dict[str, Any]:
-    """Return all of `recipe` that decides the result: not whether a run that is out of memory goes on."""
-    return dataclasses.replace(
-        recipe, training=dataclasses.replace(recipe.training, lower_batch_on_oom=False)
-    ).to_dict()
-
-
-def about_run(
-    settings: Mapping[str, Any],
-    *,
-    data: str,
-    model: Any,
-    loss: Any,
-    teacher: Any = None,
-    threads: int | None = None,
-    distribute: str = "no",
-) -> dict[str, Any]:
-    """Return all that decides the result of a run, as plain data.
-
-    Args:
-        settings: of the run, such as its recipe, as plain data.
-        data: their fingerprint.
-        model: with which the run begins.
-        loss: on the labels, from `objective`.
-        teacher: plain data that identify it.
-        threads: of TensorFlow's operations, on which the order of sums depends; None for those of this process.
-        distribute: over what the training is spread, in words.
-    """
-    about = {
-        "format": _FORMAT,
-        **settings,
-        "loss": described(vars(loss) if isinstance(loss, LossByOutput) else loss),
-        "teacher": teacher,
-        "data": data,
-        "model": {"layers": _digest(structure_of(model)), "weights": _digest_of(model.get_weights())},
-        "threads": threads or number_of_threads(),
-        "device": device_kind(),
-        "distribute": distribute,
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
-    return dict(_plain(about))
-
-
-def _plain(values: Any) -> Any:
-    """Return what JSON makes of `values`."""
-    return json.loads(json.dumps(values))
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _digest_of(weights: Sequence[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for weight in weights:
-        digest.update(f"{weight.shape} {weight.dtype}".encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
+    if not isinstance(about.get("format"), int):
+        raise OutputError(f"The folder {path} has a {_ABOUT} of something else, so it is no checkpoint. Give another.")
+    return about
 
 
 def _bytes(content: bytes) -> np.ndarray:
