@@ -2,9 +2,9 @@
 
 tfopt run recipes/forecasting.py --data windows.npz
 
-The file holds windows x (n, steps, columns) and the values after them y (n, horizon); in Python, tfopt.load_series cuts
-them from a series. The model adds what dilated causal convolutions find (WaveNet: van den Oord et al. 2016,
-arXiv:1609.03499) to the last value. Without --data it forecasts a made-up load of a power grid.
+The file holds windows x (n, steps, columns) in the order of time, and the values after them y (n, horizon); in Python,
+tfopt.load_series cuts them from a series. The model adds what dilated causal convolutions find (WaveNet: van den Oord
+et al. 2016, arXiv:1609.03499) to the last value. Without --data it forecasts a made-up load of a power grid.
 """
 
 import tfopt

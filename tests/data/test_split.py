@@ -39,6 +39,15 @@ def test_each_group_gets_its_share(count, even, expected, seed):
     assert chosen_by_group(count, even=even, seed=seed) == expected
 
 
+def test_a_small_class_has_a_sample_in_each_part_that_can_have_one():
+    """Of 100 and 2 samples, a fifth would be 20 and none."""
+    groups = np.repeat([0, 1], [100, 2])
+    for seed in range(5):
+        chosen, _ = plan({"train": groups}, validation=0.2, test=0.2, seed=seed, limit=None)
+        counts = {name: np.bincount(groups[indices], minlength=2).tolist() for name, (_, indices) in chosen.items()}
+        assert counts["test"] == [19, 1] and counts["train"][1] == 1 and counts["validation"][1] == 0
+
+
 def test_chosen_indices_are_sorted_different_and_random_within_a_group():
     drawn = [choose(4, GROUPS, np.random.default_rng(seed)).tolist() for seed in range(60)]
     assert all(indices == sorted(set(indices)) for indices in drawn)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt.data.images import Size
 from tfopt.data.masks import MaskFiles
+from tfopt.data.overlap import in_order
 from tfopt.data.parts import Parts
 from tfopt.data.reconstruction import plan_with_anomalies
 from tfopt.data.split import Plan, plan
@@ -62,17 +63,34 @@ def labeled(parts: Parts, task: str | None, mask_values: tuple[int, ...] | None,
     groups = {name: found.groups(part) for name, part in labels.items()}
     if isinstance(found, Classification) and found.has_classes and len(only := np.unique(groups["train"])) == 1:
         notes += (f"all training samples are of class {only[0]}: a model learns to answer it always",)
-    planned = plan_with_anomalies if task == Reconstruction.kind else plan
-    chosen, split_notes = planned(groups, **options)
+    if task == Reconstruction.kind:
+        chosen, split_notes = plan_with_anomalies(groups, **options)
+    else:
+        in_time = in_order(parts, labels["train"], found)
+        chosen, split_notes = plan(groups, gap=in_time.gap, **options)
+        notes += in_time.notes
+    of_splits = {name: take(labels[origin], indices) for name, (origin, indices) in chosen.items()}
     return Labeled(
         chosen,
-        {name: take(labels[origin], indices) for name, (origin, indices) in chosen.items()},
+        of_splits,
         {name: take(weights[origin], indices) for name, (origin, indices) in chosen.items() if origin in weights},
         found,
         mask_values or _values_of(given, found),
-        (*notes, *weight_notes),
+        (*notes, *_lost(found, labels["train"], of_splits["train"]), *weight_notes),
         split_notes,
     )
+
+
+def _lost(found: Task, given: Any, left: Any) -> tuple[str, ...]:
+    """Return a note on classes that only samples have that the training part does not get."""
+    if not found.scores_classes or found.labels != "sparse":
+        return ()
+    there, trained = (np.concatenate([np.unique(part) for part in chunks_of(labels)]) for labels in (given, left))
+    lost = np.setdiff1d(there, trained)
+    if not len(lost):
+        return ()
+    shown = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+    return (f"{len(lost):,} of {found.num_classes:,} classes are left without a training sample: {shown}",)
 
 
 def labeled_by_masks(

@@ -18,6 +18,8 @@ Plan = dict[str, tuple[str, np.ndarray]]
 def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bool = False) -> np.ndarray:
     """Return `count` distinct indices of `groups`, sorted, spread over the groups.
 
+    Each group of two or more has one of them, if there are enough.
+
     Args:
         count: the number of indices; all if there are fewer.
         groups: integers (n,), the class of each sample; all equal for a plain random choice.
@@ -32,11 +34,20 @@ def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bo
     rank[by_group] = np.arange(len(groups)) - starts
     # A sample's rank within its group, as a fraction: the lowest fractions hold each group's share.
     place = rank if even else (rank + 0.5) / sizes[group_of]
+    several = sizes[group_of] > 1
+    if (several & (rank == 0)).sum() <= count:  # one of each group that can spare one
+        place = np.where(several & (rank == 0), -1.0, place)
     return np.sort(shuffled[np.argsort(place, kind="stable")[:count]])
 
 
 def plan(
-    groups: dict[str, np.ndarray], *, validation: float | None, test: float, seed: int, limit: int | None
+    groups: dict[str, np.ndarray],
+    *,
+    validation: float | None,
+    test: float,
+    seed: int,
+    limit: int | None,
+    gap: int | None = None,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Choose the samples of train, validation and test: (name of the part they come from, their indices).
 
@@ -47,6 +58,8 @@ def plan(
         test: fraction of train to split off if there is no test part.
         seed: for every choice; the same seed gives the same split.
         limit: the most samples in each of the three.
+        gap: for samples in the order of time, of which the last are split off: how many are left out before them. None
+            draws at random.
 
     Returns:
         The plan, and notes on everything that was split off or left out.
@@ -64,18 +77,19 @@ def plan(
         fraction = fraction or (0.2 if len(left) < FEW else 0.1)
         count = max(1, round(fraction * len(left)))
         count = min(count, largest or count)
-        if count >= len(left):
+        if count + (gap or 0) >= len(left):
             raise DataError(
                 f"Expected enough samples to split {name} off, got {len(left)} left for training; add samples or pass "
                 f"your own {name} set."
             )
-        picked = choose(count, groups["train"][left], _rng(seed, name))
-        chosen[name] = ("train", left[picked])
-        chosen["train"] = ("train", np.delete(left, picked))
-        notes.append(
-            f"no {name} data: {100 * count / len(left):.3g} % of the training samples ({count:,}) split "
-            f"off, seed {seed}"
-        )
+        share = f"{100 * count / len(left):.3g} % of the training samples ({count:,})"
+        if gap is None:
+            picked = choose(count, groups["train"][left], _rng(seed, name))
+            chosen[name], chosen["train"] = ("train", left[picked]), ("train", np.delete(left, picked))
+            notes.append(f"no {name} data: {share} split off, seed {seed}")
+        else:
+            chosen[name], chosen["train"] = ("train", left[-count:]), ("train", left[: -count - gap])
+            notes.append(f"no {name} data: the last {share} split off, {gap:,} before them left out")
     for name, (origin, indices) in chosen.items():
         if limit is not None and limit < len(indices):
             picked = choose(limit, groups[origin][indices], _rng(seed, name + " limit"))
