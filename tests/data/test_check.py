@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import tfopt
 from tfopt.data import check
 from tfopt.data.check import check_bytes, check_pair, check_same_inputs, fit_to_model
 from tfopt.errors import DataError
@@ -248,3 +249,28 @@ def test_values_have_the_shape_of_the_outputs(labels, outputs, places):
 def test_values_of_another_shape_than_the_outputs(labels, outputs, places, words):
     with pytest.raises(DataError, match=words):
         fit_to_model(data_of((7,), np.zeros(labels), form="values"), (7,), outputs, places)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "front_end"),
+    [
+        (np.array(["a b"] * 10, object), tfopt.inputs.Text(length=4)),
+        (np.array(["a b"] * 10), tfopt.inputs.Text(length=4)),
+        (np.zeros((10, 16000), np.float32), tfopt.inputs.Sound()),
+        (np.rec.fromarrays([np.arange(10.0)], names=["v"]), tfopt.inputs.Table()),
+    ],
+    ids=["objects", "texts", "sound", "table"],
+)
+@pytest.mark.parametrize("count", [9, 11])
+def test_samples_of_a_front_end_match_their_labels_in_number(inputs, front_end, count):
+    said = f"Expected as many train labels as inputs, got 10 inputs and {count} labels; pair them up"
+    with pytest.raises(DataError, match=said):
+        tfopt.load_data((inputs, np.arange(count) % 2), preprocessing=front_end)
+
+
+def test_classes_without_a_training_sample_are_said_after_the_split():
+    labels = np.repeat(np.arange(10), 20)
+    data = tfopt.load_data((np.random.default_rng(0).normal(size=(200, 3)), labels), limit=6)
+    lost = sorted(set(range(10)) - set(data.train.labels.tolist()))
+    first = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+    assert f"{len(lost)} of 10 classes are left without a training sample: {first}" in data.notes

@@ -27,15 +27,16 @@ _ROWS_AT_ONCE = 4096
 
 def check_pair(name: str, inputs: Arrays, labels: Arrays) -> None:
     """Raise `DataError` unless the inputs pass `check_inputs` and match the labels in number."""
-    _check_numbers(name, inputs, labels)
+    check_numbers(name, inputs, labels)
     named = inputs if isinstance(inputs, dict) else {"": inputs}
     for key, array in named.items():
         check_inputs(f"{name} {key}".rstrip(), array)
 
 
-def _check_numbers(name: str, inputs: Arrays, labels: Arrays) -> None:
+def check_numbers(name: str, inputs: Arrays, labels: Arrays) -> None:
+    """Raise `DataError` unless there are as many samples in all inputs and labels of the part called `name`."""
     if isinstance(inputs, np.ndarray) and isinstance(labels, np.ndarray):
-        if labels.ndim and inputs.ndim > 1 and len(inputs) != len(labels):
+        if labels.ndim and inputs.ndim and len(inputs) != len(labels):
             raise DataError(
                 f"Expected as many {name} labels as inputs, got {len(inputs):,} inputs and {len(labels):,} "
                 "labels; pair them up."

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tfopt.data.cells import number_in
-from tfopt.data.check import check_narrow_inputs, check_pair, check_same_inputs
+from tfopt.data.check import check_narrow_inputs, check_numbers, check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.inputs import chosen_inputs
@@ -163,7 +163,10 @@ def _loaded(
         parts = with_flags(parts)
     if isinstance(applied, Preprocessing) and parts.color:
         applied = replace(applied, color=parts.color)
-    if not parts.files and not parts.front_end:  # files are checked when they are listed and when they are decoded
+    if parts.front_end:  # it checks the samples when it is fitted to them
+        for name, (x, y) in parts.pairs.items():
+            check_numbers(name, x, y)
+    elif not parts.files:  # files are checked when they are listed and when they are decoded
         _check_inputs(parts, scaled=isinstance(preprocessing, str) and preprocessing != "raw")
     options: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
     if parts.masks:
