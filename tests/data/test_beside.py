@@ -147,3 +147,23 @@ def test_files_are_compared_without_labels(tmp_path, write_photos):
     )
     (row,) = benchmark_files([tmp_path / "a.tflite"], tmp_path / "loose", rounds=1)
     assert row.metrics == {}
+
+
+def test_files_that_are_compared_are_fed_as_each_says(tmp_path):
+    """The same function of pixels 0..255: w x / 255, and w (x / 127.5 - 1) / 2 + w / 2."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    x, kernel = rng.integers(0, 256, (40, 4, 4, 3)).astype("uint8"), rng.normal(size=(48, 2)).astype("float32")
+    labels = (x.reshape(40, 48) @ kernel).argmax(axis=1)
+    weights = {"unit": [kernel, np.zeros(2)], "symmetric": [kernel / 2, kernel.sum(axis=0) / 2]}
+    files = []
+    for kind, values in weights.items():
+        model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+        model.set_weights(values)
+        files.append(beside(tmp_path / kind, kind).with_suffix(".keras"))
+        model.save(files[-1])
+    shown = rendered(compare_files(*files, {"train": (x, labels), "test": (x, labels)}), 300)
+    assert "fed as float32 pixel/255 and" in shown and "pixel/127.5" in shown
+    table = {row[0]: row[1:] for line in shown.splitlines() if len(row := line.replace("│", " ").split()) > 1}
+    assert table["accuracy"] == ["1.0000", "1.0000"] and table["agreement"] == ["1.0000"]

@@ -32,8 +32,8 @@ def compare_files(
 ) -> Any:
     """Return a `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
 
-    Latencies are measured in turn, A B A B ..., so background load affects both equally. `allow_unsafe` lets model
-    files run Python code.
+    Each file is fed as a `data.json` beside it says, unless `preprocessing` does. Latencies are measured in turn, A B A
+    B ..., so background load affects both equally. `allow_unsafe` lets model files run Python code.
 
     Raises:
         ModelError: a file that cannot be run; inputs of different shapes.
@@ -47,12 +47,17 @@ def compare_files(
         raise ModelError(
             f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
         )
-    dataset = measurable(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b, *files))
-    found = [measured_on(file, dataset, path) for file, path in zip(files, (a, b), strict=True)]
+    datasets = [  # each is fed as it says
+        measurable(file, data, preprocessing=preprocessing, limit=limit, beside=(path, file))
+        for path, file in zip((a, b), files, strict=True)
+    ]
+    found = [measured_on(*each) for each in zip(files, datasets, (a, b), strict=True)]
     predictions, metrics = zip(*found, strict=True)
+    dataset = datasets[0]
     sample = dataset.test.x(slice(0, 1))
     times, macs = interleaved_times(files, sample), [file.macs(sample) for file in files]
-    table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
+    fed = " and ".join(dict.fromkeys(each.preprocessing.describe() for each in datasets))
+    table = Table(title=f"{len(dataset.test):,} test samples, {fed}", title_justify="left")
     table.add_column("")
     for path in (a, b):
         as_file = "" if models.kind(path) == "tflite" else " (as a float .tflite)"
