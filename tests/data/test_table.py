@@ -88,6 +88,30 @@ def test_a_table_of_numbers_and_categories(table):
     assert ages[data.test.y()[present] == 0].min() > ages[data.test.y()[present] == 1].max()
 
 
+def test_a_column_far_from_zero_is_standardized():
+    """Seconds since 1970 over an hour: (x - mean) / deviation, by hand."""
+    seconds = np.arange(3600.0)
+    fitted, _ = Table().fitted(rows_of(time=1.7e9 + seconds, kind=np.array(["a", "b"] * 1800, object)))
+    wanted = (seconds - 1799.5) / np.sqrt((3600**2 - 1) / 12)
+    np.testing.assert_allclose(fitted.stored(rows_of(time=1.7e9 + seconds, kind=["a"] * 3600))[:, 0], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("texts", [np.array(["é", "b", "é"]), np.array(["é", "b", "é"]).astype(object)])
+def test_texts_of_any_kind_are_categories(texts):
+    rows = rows_of(number=np.array([1.0, 2.0, 3.0]), kind=texts, raw=np.char.encode(texts.astype(str), "utf-8"))
+    fitted, _ = Table().fitted(rows)
+    assert fitted.features == ("number", "kind=é", "kind=b", "raw=é", "raw=b")
+    assert fitted.stored(rows)[:, 1:].tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]
+    assert fitted.notes([rows]) == ()
+
+
+def test_dates_of_numpy_are_left_out_with_a_note():
+    days = np.array(["2024-01-31", "NaT", "2024-02-01"], "datetime64[D]")
+    fitted, notes = Table().fitted(rows_of(number=np.array([1.0, 2.0, 3.0]), day=days))
+    assert fitted.features == ("number",)
+    assert notes == ("'day' left out: its texts are dates, such as 2024-01-31; give what matters of them as numbers",)
+
+
 def test_the_target_decides_the_task(tmp_path):
     rows = [f"{number},{number / 3}" for number in range(60)]
     data = load_data(write(tmp_path / "a.csv", "x,price", rows), labels="price")
@@ -110,7 +134,7 @@ def test_few_integers_are_values_if_the_task_says_so(tmp_path, task, inputs):
     assert sorted(set(data.train.y())) == list(range(18, 60))
 
 
-@pytest.mark.parametrize("values", [np.full(90, 0.1), np.full(90, 1000) + np.arange(90) * 1e-6])
+@pytest.mark.parametrize("values", [np.full(90, 0.1), np.tile([300.0, 1000 * (0.1 + 0.2)], 45)])
 def test_nearly_constant_columns_stay_small(values):
     """The deviation of ninety times 0.1 is 1.4e-17 in float64."""
     fitted, _ = Table().fitted(rows_of(x=values))

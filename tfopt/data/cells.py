@@ -40,6 +40,17 @@ def _as_text(value: Any) -> str | None:
     return str(int(value) if whole else value).strip() or None
 
 
+def as_objects(values: np.ndarray) -> np.ndarray:
+    """Return texts, bytes (as UTF-8) or dates (n,) as texts, None for a missing date; an object array (n,)."""
+    if values.dtype.kind == "M":
+        texts = np.datetime_as_string(values).astype(object)
+        texts[np.isnat(values)] = None
+        return np.asarray(texts)
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "replace")
+    return values.astype(object)
+
+
 def as_numbers(name: str, values: np.ndarray, instead: str = "") -> np.ndarray:
     """Return the values of a column of numbers as float64 (n,), NaN for missing ones.
 

@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from tfopt.base.words import counted
-from tfopt.data.cells import are_dates, as_numbers, as_texts, if_numbers, is_missing, rewritten
+from tfopt.data.cells import are_dates, as_numbers, as_objects, as_texts, if_numbers, is_missing, rewritten
 from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
 from tfopt.errors import DataError
 from tfopt.tasks.scaling import moments
@@ -28,7 +28,7 @@ class NumberColumn:
         name: of the column.
         median: of the training rows that have a value.
         mean: of the training rows, with the median for missing values.
-        deviation: the standard deviation of the same; 1 if it is at most 1e-6 of the mean, as of a constant column.
+        deviation: the standard deviation of the same; 1 for a constant column.
         indicator: whether another feature is 1 for missing values, else 0.
     """
 
@@ -137,7 +137,7 @@ class Table(FrontEnd):
         Raises:
             DataError: it is something else, a column of numbers has a word or infinity, or no column is of use.
         """
-        _check_rows(raw)
+        raw = _cells_of(raw)
         if self.columns:
             return self, ()
         names = raw.dtype.names or ()
@@ -201,7 +201,7 @@ class Table(FrontEnd):
         Raises:
             DataError: a column is missing, or has words or infinity instead of numbers.
         """
-        _check_rows(raw)
+        raw = _cells_of(raw)
         names = raw.dtype.names or ()
         if absent := [column.name for column in self.columns if column.name not in names]:
             raise DataError(
@@ -213,6 +213,7 @@ class Table(FrontEnd):
     @override
     def notes(self, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
         known = {column.name for column in self.columns}
+        parts = [_cells_of(part) for part in parts]
         found, rows = [], sum(map(len, parts))
         for column in self.columns:
             if not isinstance(column, CategoryColumn) or len(column.values) >= self.most_categories:
@@ -271,6 +272,15 @@ def _features_of(column: Column) -> list[str]:
     return [column.name, f"{column.name}?"][: column.width]
 
 
-def _check_rows(raw: np.ndarray) -> None:
+def _cells_of(raw: np.ndarray) -> np.ndarray:
+    """Return rows whose texts and dates are objects, dates written as ISO 8601. Raise `DataError` without fields."""
     if not raw.dtype.names:
         raise DataError(f"Expected rows as a structured array with a field for each column, got {raw.dtype}.")
+    kinds = {name: raw.dtype[name].kind for name in raw.dtype.names}
+    if not set(kinds.values()) & set("SUM"):
+        return raw
+    types = [(name, object if kind in "SUM" else raw.dtype[name]) for name, kind in kinds.items()]
+    rows = np.empty(len(raw), types)
+    for name, kind in kinds.items():
+        rows[name] = as_objects(raw[name]) if kind in "SUM" else raw[name]
+    return rows

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 ROWS_AT_ONCE = 2**14
+ROUNDING = 8
+"""A deviation of at most this many roundings of the mean is that of one value, computed in several ways."""
 SPACINGS = 4
 """Values of which no two differ by more than this many spacings of float32 at their size are all the same."""
 
@@ -21,9 +23,14 @@ def are_constant(values: np.ndarray) -> np.ndarray:
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `mean_and_deviation`, where the deviation is 1 if it is at most 1e-6 of the mean."""
+    """Return `mean_and_deviation`, where the deviation is 1 for a column that is constant but for rounding.
+
+    Args:
+        values: (n, width); their precision says what rounding can do.
+    """
     mean, deviation = mean_and_deviation(values)
-    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+    precision = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
+    return mean, np.where(deviation > ROUNDING * precision * np.abs(mean), deviation, 1.0)
 
 
 def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
