@@ -10,7 +10,7 @@ import pytest
 from tfopt.errors import OutputError
 from tfopt.evaluate.findings.types import Answers, Classes
 from tfopt.evaluate.page import measures
-from tfopt.evaluate.page.charts.tradeoff import Point, front
+from tfopt.evaluate.page.charts.tradeoff import Point, _merged, front
 from tfopt.evaluate.page.charts.training import curves, names_of_curves
 from tfopt.evaluate.page.classes import class_rows, confusions, distinct_names, most_confused
 from tfopt.evaluate.page.comparison import Candidate, Setting, comparison_page
@@ -188,6 +188,8 @@ def test_the_front_has_what_nothing_beats():
     points = [Point("a", 10, 0.9), Point("b", 20, 0.9), Point("c", 5, 0.5), Point("d", 30, 0.95), Point("e", 30, 0.94)]
     found = front(points, smaller_is_better=False)
     assert [point.name for point in sorted(found, key=lambda point: point.place) if point.strong] == ["c", "a", "d"]
+    twice = front([Point("a", 1, 0.9), Point("b", 1, 0.9), Point("c", 2, 0.95)], smaller_is_better=False)
+    assert [(point.name, point.place) for point in _merged(twice)] == [("a, b", 0), ("c", 1)]
     errors = front([Point("a", 1, 0.3), Point("b", 2, 0.1), Point("c", 3, 0.2)], smaller_is_better=True)
     assert [point.place for point in errors] == [0, 1, -1]
 

@@ -36,6 +36,11 @@ def test_several_settings_and_nothing_else():
     assert changed.to_dict() == expected
     changed = with_assignments(RECIPE, ["stages.0.min_steps=40", "stages.0.epochs=5"])
     assert (changed.stages[0].epochs, changed.stages[0].min_steps) == (5, 40)
+    for texts in (
+        ["stages.Prune.min_steps=40", "stages.0.epochs=5"],
+        ["stages.Prune.epochs=5", "stages.0.min_steps=40"],
+    ):
+        assert with_assignments(RECIPE, texts).stages[0].min_steps == 40
 
 
 @pytest.mark.parametrize(

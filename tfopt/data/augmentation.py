@@ -120,7 +120,7 @@ class Augmentation(RandomChanges):
         height, width = input_shape[:2]
         drawn: dict[str, np.ndarray] = {"mirrored": rng.integers(0, 2, count) * self.horizontal_flip}
         for name, side in (("down", height), ("right", width)):
-            most = int(self.shift * side)
+            most = round(self.shift * side)
             drawn[name] = rng.integers(-most, most + 1, count)
         drawn["angle"] = rng.uniform(-self.rotation, self.rotation, count)
         drawn["size"] = 1 + rng.uniform(-self.zoom, self.zoom, count)

@@ -157,7 +157,7 @@ class Dataset:
         views: Views | None = None,
         position: Position | None = None,
     ) -> tf.data.Dataset:
-        """Return a data set of (x, y) batches, one epoch per iteration: x float32 (batch, ...), y as in `Split.y`.
+        """Return a data set of (x, y) batches, one epoch per iteration, as `Split.x` and `Split.y` return them.
 
         If the samples have weights, batches are (x, y, weights).
 
@@ -200,7 +200,7 @@ class Dataset:
         return replace(self, train=train, validation=validation, test=test)
 
     def representative(self, n: int, seed: int = 0) -> Any:
-        """Return `n` training inputs (or all), float32 (n, ...), spread evenly over the classes, drawn with `seed`."""
+        """Return `n` training inputs (or all) as `Split.x` does, spread evenly over the classes, drawn with `seed`."""
         return self.train.x(self._representative(n, seed))
 
     def representative_batches(self, n: int, batch_size: int, seed: int = 0) -> Iterator[Any]:

@@ -46,7 +46,7 @@ def data_for(
     Args:
         model: a Keras model or a `LiteModel`.
         source: as for `load_data`.
-        preprocessing: the name of a `Preprocessing` ("raw", "unit", "symmetric").
+        preprocessing: the name of a `Preprocessing` ("raw", "unit", "symmetric", "caffe", "torch").
         limit: the most samples in each part.
         input_shape: overrides the model's input shape.
         beside: paths of the model, its file or recipe, next to which a `data.json` may be.

@@ -52,7 +52,7 @@ def require_no_mixup(alpha: float) -> None:
 
 
 def mixed(batches: tf.data.Dataset, alpha: float, seed: int, position: Position | None = None) -> tf.data.Dataset:
-    """Return `batches` of (x, y) or (x, y, weights) in which each sample is mixed with another one of its batch.
+    """Return `batches` of (x, y) or (x, y, weights) with each sample mixed with one of its batch, at times with itself.
 
     Each iteration draws new pairs; the same `seed` gives the same pairs.
 

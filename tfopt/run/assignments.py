@@ -21,19 +21,35 @@ def with_assignments(recipe: Recipe, texts: Iterable[str]) -> Recipe:
     Raises:
         RecipeError: there is no such place, or the setting does not accept the value.
     """
-    values, texts = json.loads(recipe.to_json()), list(texts)
-    for text in texts:
-        place, mark, value = text.partition("=")
-        if not mark or not place:
-            raise RecipeError(
-                f"Expected a setting as PLACE=VALUE, e.g. stages.0.epochs=2 or export.io=uint8; got {text}."
-            )
-        keys = place.split(".")
-        _assign(values, keys, _value(value), place)
-        fewest = ".".join([*keys[:-1], "min_steps"])
-        if keys[0] == "stages" and keys[-1] == "epochs" and not any(each.startswith(f"{fewest}=") for each in texts):
-            _assign(values, [*keys[:-1], "min_steps"], 0, fewest)
+    values = json.loads(recipe.to_json())
+    settings = [_setting(text) for text in texts]
+    for keys, value, place in settings:
+        _assign(values, keys, value, place)
+        if keys[0] == "stages" and keys[-1] == "epochs":
+            fewest = [*keys[:-1], "min_steps"]
+            if all(_resolved(values, other) != _resolved(values, fewest) for other, *_ in settings):
+                _assign(values, fewest, 0, place)
     return Recipe.from_json(json.dumps(values))
+
+
+def _setting(text: str) -> tuple[list[str], Any, str]:
+    """Return the keys, the value and the place that `text` holds, as PLACE=VALUE."""
+    place, mark, value = text.partition("=")
+    if not mark or not place:
+        raise RecipeError(f"Expected a setting as PLACE=VALUE, e.g. stages.0.epochs=2 or export.io=uint8; got {text}.")
+    return place.split("."), _value(value), place
+
+
+def _resolved(values: Any, keys: list[str]) -> list[Any] | None:
+    """Return the indices that `keys` stand for; None if there is no such place."""
+    found = []
+    try:
+        for key in keys:
+            found.append(_index(values, key, ""))
+            values = values[found[-1]]
+    except RecipeError:
+        return None
+    return found
 
 
 def _assign(values: Any, keys: list[str], value: Any, place: str) -> None:

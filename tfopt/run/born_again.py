@@ -121,11 +121,17 @@ def born_again(
         raise RecipeError(f"Expected at least 1 generation of at least 1 epoch, got {generations} of {epochs}.")
     training, distillation = training or Training(), distillation or Distillation()
     require_no_mixup(training.mixup)
+    if unused := [name for name in _UNUSED if getattr(training, name)]:
+        raise RecipeError(f"Generations are trained without {' and '.join(unused)}; leave it out of Training(...).")
     if not distillation.needs_teacher:
         raise RecipeError("None of the losses uses a teacher, so there is nothing to inherit; add one that does.")
     dataset = data if isinstance(data, Dataset) else load_data(data)
     with in_use(checkpoint), backing_up_every(60 * checkpoint_every):
         return _Line(model, dataset, training, epochs, distillation, checkpoint, Progress(quiet=quiet)).run(generations)
+
+
+_UNUSED = ("range_test", "lower_batch_on_oom", "metrics")
+"""Settings of training that belong to the stages of a recipe."""
 
 
 class _Line:

@@ -40,9 +40,9 @@ class Several(Task):
         return dict(zip(self.tasks, values, strict=True))
 
     @override
-    def loss(self, *, logits: Any, outputs: int | None = None) -> dict[str, Any]:
-        """Return the loss of each output."""
-        return {name: task.loss(logits=logits[name]) for name, task in self.tasks.items()}
+    def loss(self, *, logits: Any, outputs: int | None = None) -> Any:
+        """Raise `NotImplementedError`: each output has a task, whose loss depends on its width."""
+        raise NotImplementedError
 
     @override
     def measured(self, predictions: Any, samples: Samples, *, logits: Any = False) -> dict[str, float]:

@@ -87,7 +87,8 @@ def _merged(points: Sequence[Point]) -> list[Point]:
         where = point.cost, round(point.metric, 6)
         other = found.get(where)
         name = f"{other.name}, {point.name}" if other else point.name
-        found[where] = Point(name, *where, point.place, point.strong or bool(other and other.strong))
+        place = max(point.place, other.place) if other else point.place
+        found[where] = Point(name, *where, place, point.strong or bool(other and other.strong))
     return list(found.values())
 
 
