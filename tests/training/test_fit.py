@@ -328,6 +328,15 @@ def test_augmentation_that_changes_nothing_for_the_model_is_kept():
     assert "augmented with horizontal_flip=True" in notes[0]
 
 
+def test_augmentation_that_changes_no_pixel_is_left_out_with_a_note():
+    """A shift of 0.05 x 8 is less than half a pixel, and one of 0.07 x 8 is a pixel."""
+    data = tfopt.load_data(pictures("any"))
+    augmentation, notes = choose_augmentation(judge("any").predict, tfopt.Training(shift=0.05), data)
+    assert augmentation is None
+    assert notes == ["augmentation shift=0.05 left out: it changes nothing in samples this small"]
+    assert choose_augmentation(judge("any").predict, tfopt.Training(shift=0.07), data)[0].shift == 0.07
+
+
 def test_augmentation_is_halved_before_it_is_left_out():
     data = tfopt.load_data(pictures("half"))
     augmentation, notes = choose_augmentation(judge("half").predict, tfopt.Training(shift=0.375), data)

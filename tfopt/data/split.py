@@ -88,8 +88,9 @@ def plan(
             chosen[name], chosen["train"] = ("train", left[picked]), ("train", np.delete(left, picked))
             notes.append(f"no {name} data: {share} split off, seed {seed}")
         else:
+            left_out = f", {gap:,} before them left out" if gap else ""
             chosen[name], chosen["train"] = ("train", left[-count:]), ("train", left[: -count - gap])
-            notes.append(f"no {name} data: the last {share} split off, {gap:,} before them left out")
+            notes.append(f"no {name} data: the last {share} split off{left_out}")
     for name, (origin, indices) in chosen.items():
         if limit is not None and limit < len(indices):
             picked = choose(limit, groups[origin][indices], _rng(seed, name + " limit"))

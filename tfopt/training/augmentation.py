@@ -97,6 +97,9 @@ class _Trial:
 
     def recognized(self, name: str, value: Any) -> Any:
         """Return `value` of the transformation `name`, or half of it, or None if even that costs too much."""
+        if self._changes_nothing(name, value):
+            self.notes.append(f"augmentation {name}={value} left out: it changes nothing in samples this small")
+            return None
         if self._guesses:
             self.notes.append(
                 f"augmented with {name}={value}, as the recipe says: {self._who} is no better than chance "
@@ -114,6 +117,12 @@ class _Trial:
                 return setting
         self.notes.append(f"augmentation {name} left out: {verdict}")
         return None
+
+    def _changes_nothing(self, name: str, value: Any) -> bool:
+        """Return whether draws are those without any transformation, as of a shift by less than half a pixel."""
+        only = ({name: value}, {})
+        drawn = [self._wanted.with_only(**each).draw(len(self._probe), self._split.shape, self._seed) for each in only]
+        return np.array_equal(*drawn)
 
     def _changed(self, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
