@@ -154,35 +154,27 @@ def prepare(
     if teacher is not None and recipe.distillation is None and not dataset.has_several:
         recipe = dataclasses.replace(recipe, distillation=default_distillation(dataset))
     dataset = _for_mixup(dataset, recipe, flat_model)
-    loss, logits = objective(flat_model, recipe.training, dataset)
-    make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
-    require_metrics(recipe, dataset, flat_model, logits)
-    class_weights(recipe.training, dataset)  # fail now for a task without classes
+    loss, logits = _learned(recipe, dataset, flat_model)
     steps = dataset.steps(recipe.training.batch_size)
     samples = len(dataset.train), len(dataset.validation)
     distribution.require(recipe.training.batch_size, samples, not_distributed(recipe))
     ready = _adapted(teacher, recipe, dataset)
     kept = None
     if checkpoint or distribution.workers > 1:
-        begun = source if recipe.transfer else flat_model
         about = about_run(
             {"recipe": identity_of(recipe)},
             data=dataset.fingerprint,
-            model=begun,
+            model=source if recipe.transfer else flat_model,
             loss=loss,
             teacher=ready and ready.identity,
             distribute=distribution.describe(),
         )
         distribution.require_alike("what they are to do", json.dumps(about, sort_keys=True).encode())
-    if checkpoint:
-        kept = open_run_folder(
-            checkpoint,
-            about,
-            every=60 * checkpoint_every,
-            overwrite=overwrite,
-            progress=progress,
-            writes=distribution.is_chief,
-        )
+        every, writes = 60 * checkpoint_every, distribution.is_chief
+        if checkpoint:
+            kept = open_run_folder(
+                checkpoint, about, every=every, overwrite=overwrite, progress=progress, writes=writes
+            )
     with progress.during("checking that the recipe can run"):
         lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
     if kept:
@@ -194,21 +186,8 @@ def prepare(
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
         loss, logits = objective(flat_model, recipe.training, dataset)
-    said = data_warnings(
-        dataset,
-        flat_model.outputs[0].shape[-1],
-        None if recipe.transfer or ready else predictor(flat_model),
-        logits,
-        learns=bool(recipe.stages) and isinstance(recipe.stages[0], FineTune),
-    )
     metrics, without = metrics_of_model(start, dataset, flat_model, logits) if not recipe.transfer else ((), [])
-    said += without
-    if own := bridge.said_of_own_training(source):
-        said.append(own)
-    if why := why_not_saved(start):
-        said.append(f"the result will have no model.keras: {why}")
-    if is_slow(recipe.training.precision):
-        said.append(f"this CPU has no instructions for {recipe.training.precision}: training is slower than in float32")
+    said = [*_warnings(recipe, dataset, source, start, flat_model, ready, logits), *without]
     for warning in said:
         progress.say(f"note: {warning}")
     judge = None if dataset.has_several else ready
@@ -235,6 +214,35 @@ def prepare(
         distribution=distribution,
         metrics=metrics,
     )
+
+
+def _learned(recipe: Recipe, data: Dataset, flat_model: Any) -> tuple[Any, Any]:
+    """Return the loss and whether the model outputs logits; raise an error now for settings that do not fit."""
+    loss, logits = objective(flat_model, recipe.training, data)
+    make_optimizer(recipe.training, recipe.training.learning_rate, 1)
+    require_metrics(recipe, data, flat_model, logits)
+    class_weights(recipe.training, data)
+    return loss, logits
+
+
+def _warnings(
+    recipe: Recipe, data: Dataset, source: Any, start: Any, flat_model: Any, teacher: Any, logits: Any
+) -> list[str]:
+    """Return what does not keep the run from starting, but should be known before."""
+    said = data_warnings(
+        data,
+        flat_model.outputs[0].shape[-1],
+        None if recipe.transfer or teacher else predictor(flat_model),
+        logits,
+        learns=bool(recipe.stages) and isinstance(recipe.stages[0], FineTune),
+    )
+    if own := bridge.said_of_own_training(source):
+        said.append(own)
+    if why := why_not_saved(start):
+        said.append(f"the result will have no model.keras: {why}")
+    if is_slow(recipe.training.precision):
+        said.append(f"this CPU has no instructions for {recipe.training.precision}: training is slower than in float32")
+    return said
 
 
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
