@@ -42,7 +42,7 @@ FULL_STRENGTH: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(RandomChanges):
-    """Random changes, drawn for every image in every epoch. None of them makes a value outside those of the image.
+    """Random changes, drawn for every image in every epoch. Values stay within the range of the image.
 
     Args:
         horizontal_flip: mirror each image left to right with probability 1/2.

@@ -1,4 +1,4 @@
-"""What a person hears of a stream that is read for long, and where reading stops if it may have no end."""
+"""Report progress while a long stream is read, and stop where it may have no end."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ class Report:
         rows: from the original model to the exported file.
         verdict: what failed, or what the validation data cannot tell; may be empty.
         ok: whether the run kept the quality of the model.
-        findings: about the exported file; None if nobody looked.
-        resources: what the run has used; None if nobody looked.
+        findings: about the exported file; None if not collected.
+        resources: what the run has used; None if not collected.
     """
 
     recipe: dict[str, Any]

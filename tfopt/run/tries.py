@@ -12,7 +12,7 @@ from tfopt.stages import Stage
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a stage.
+    """The outcome of a stage.
 
     Attributes:
         stage: as it was carried out, perhaps gentler than in the recipe.

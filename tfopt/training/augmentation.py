@@ -120,9 +120,9 @@ class _Trial:
 
     def _changes_nothing(self, name: str, value: Any) -> bool:
         """Return whether draws are those without any transformation, as of a shift by less than half a pixel."""
-        only = ({name: value}, {})
-        drawn = [self._wanted.with_only(**each).draw(len(self._probe), self._split.shape, self._seed) for each in only]
-        return np.array_equal(*drawn)
+        how = len(self._probe), self._split.shape, self._seed
+        changed, unchanged = (self._wanted.with_only(**each).draw(*how) for each in ({name: value}, {}))
+        return np.array_equal(changed, unchanged)
 
     def _changed(self, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
