@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.training.compiled_metrics import compiled_metrics, measured_metrics, usable_metrics
+from tfopt.training.outputs import own_metrics
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 4)).astype("float32")
@@ -135,3 +136,87 @@ def test_other_models_have_none():
     model = network(keras)
     model.compile("sgd", "mse")
     assert compiled_metrics(model, data) == ()
+
+
+THREE = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
+
+
+def classifier(loss, metrics):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", loss, metrics=metrics)
+    return model
+
+
+def measured_on_test(model, data):
+    predicted = model.predict(data.test.x(), verbose=0)
+    metrics, notes = usable_metrics(model, data, data.test, predicted, False)
+    assert notes == []
+    return predicted, measured_metrics(metrics, data, data.test, predicted, False, taken=())[0]
+
+
+def agrees_with_largest(y_true, y_pred):
+    """Of one's own, for the labels of the loss: whether the largest of each are at the same place."""
+    same = keras.ops.argmax(y_true, axis=-1) == keras.ops.argmax(y_pred, axis=-1)
+    return keras.ops.cast(same, "float32")
+
+
+def test_class_numbers_become_one_hot_for_metrics_that_expect_that():
+    kinds = keras.metrics
+    model = classifier(
+        "categorical_crossentropy",
+        [kinds.CategoricalAccuracy(name="right"), kinds.TopKCategoricalAccuracy(2, name="two")]
+        + [kinds.BinaryAccuracy(name="single"), kinds.Precision(name="precision"), "mse", agrees_with_largest],
+    )
+    data = tfopt.load_data((X, THREE))
+    p, found = measured_on_test(model, data)
+    labels = data.test.y()
+    hot, rank = np.eye(3)[labels], (-p).argsort(axis=1).argsort(axis=1)[np.arange(len(labels)), labels]
+    assert found["right"] == found["agrees_with_largest"] == pytest.approx(np.mean(rank == 0))
+    assert found["two"] == pytest.approx(np.mean(rank < 2))
+    assert found["single"] == pytest.approx(np.mean((p > 0.5) == hot))
+    assert found["precision"] == pytest.approx(hot[p > 0.5].mean())
+    assert found["mse"] == pytest.approx(np.square(p - hot).mean(), rel=1e-5)
+    top = tfopt.Training(metrics=("top_k_categorical_accuracy", "binary_accuracy"))
+    recalled = own_metrics(top, data, data.test, p, False)
+    assert recalled == {"top_k_categorical_accuracy": 1.0, "binary_accuracy": found["single"]}  # of 3, the top 5
+
+
+def test_one_hot_labels_become_class_numbers_for_metrics_that_expect_that():
+    kinds = keras.metrics
+    metrics = [kinds.SparseCategoricalAccuracy(name="right"), kinds.SparseTopKCategoricalAccuracy(2, name="two")]
+    model = classifier("sparse_categorical_crossentropy", [*metrics, kinds.MeanIoU(3, sparse_y_pred=False, name="iou")])
+    data = tfopt.load_data((X, np.eye(3, dtype="float32")[THREE]))
+    p, found = measured_on_test(model, data)
+    labels, answers = data.test.y().argmax(axis=1), p.argmax(axis=1)
+    rank = (-p).argsort(axis=1).argsort(axis=1)[np.arange(len(labels)), labels]
+    assert found["right"] == pytest.approx(np.mean(rank == 0)) and found["two"] == pytest.approx(np.mean(rank < 2))
+    shares = [np.sum((labels == c) & (answers == c)) / np.sum((labels == c) | (answers == c)) for c in range(3)]
+    assert found["iou"] == pytest.approx(np.mean(shares))
+
+
+def dice(y_true, y_pred):
+    """For masks (n, height, width, 1)."""
+    y_true = keras.ops.cast(y_true, "float32")
+    return 2 * keras.ops.sum(y_true * y_pred) / keras.ops.sum(y_true + y_pred)
+
+
+def without_axis(y_true, y_pred):
+    """Squeezes labels, as many losses for masks do."""
+    y_true = keras.ops.one_hot(keras.ops.squeeze(keras.ops.cast(y_true, "int32"), -1), 2)
+    return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=(1, 2, 3))
+
+
+def test_own_metrics_and_losses_of_masks_get_their_last_axis():
+    x = RNG.normal(size=(60, 6, 6, 1)).astype("float32")
+    masks = (x > 0.3).astype("int32")
+    given = keras.Input((6, 6, 1))
+    data = tfopt.load_data((x, masks))
+    one = keras.Model(given, keras.layers.Conv2D(1, 1, activation="sigmoid")(given))
+    one.compile("sgd", "binary_crossentropy", metrics=[dice])
+    p, found = measured_on_test(one, data)
+    labels = data.test.y()[..., None]
+    assert found["dice"] == pytest.approx(2 * (labels * p).sum() / (labels + p).sum(), rel=1e-5)
+    two = keras.Model(given, keras.layers.Conv2D(2, 1, activation="softmax")(given))
+    two.compile("sgd", without_axis)
+    result = tfopt.optimize(two, tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), export=FLOAT), data, quiet=True)
+    assert result.report.rows[1].step == "FineTune"

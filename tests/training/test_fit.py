@@ -198,6 +198,23 @@ def test_a_loss_of_the_user_gets_the_labels_as_they_are():
     assert loss_for(model, CLASSES) is mse
 
 
+@pytest.mark.parametrize("labels", ["bool", "int64", "uint8"])
+def test_a_loss_of_the_user_gets_floats_as_in_keras_3(labels):
+    """TensorFlow multiplies no int32 by float32."""
+
+    def focal(y_true, y_pred):
+        return -tf.reduce_mean(y_true * tf.math.log(y_pred + 1e-6) * (1 - y_pred) ** 2, axis=-1)
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    model.compile("sgd", focal)
+    recipe = tfopt.Recipe(
+        stages=(tfopt.FineTune(epochs=1),), export=tfopt.Export(weights="float32", activations="float32")
+    )
+    result = tfopt.optimize(model, recipe, (X, (X[:, 0] > 0).astype(labels)), quiet=True)
+    assert result.report.rows[1].step == "FineTune"
+    assert result.model.loss is focal
+
+
 def test_a_loss_that_cannot_be_computed_is_an_error_before_training():
     def distance(y_true, y_pred):
         import tensorflow as tf

@@ -12,6 +12,8 @@ from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph.keras_internals import rate_schedule
 
+OF_KERAS3 = "of_keras3"
+"""The attribute of a function that runs one for Keras 3: that one."""
 # Keras 3 reductions -> those of tf_keras; the others divide by a sum of weights.
 _REDUCTIONS = {"sum": "sum", "none": "none", None: "none"}
 
@@ -19,6 +21,18 @@ _REDUCTIONS = {"sum": "sum", "none": "none", None: "none"}
 def as_loss(loss: Any) -> Any:
     """Return a tf_keras loss that runs the Keras 3 `loss`, reduction and sample weights included."""
     return _loss_class()(_on_tensorflow(loss))
+
+
+def as_loss_function(function: Any) -> Any:
+    """Return a function of labels and outputs for tf_keras that runs one for Keras 3, which makes all labels floats."""
+    import tensorflow as tf
+
+    @functools.wraps(function)
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        return function(tf.cast(y_true, y_pred.dtype), y_pred)
+
+    setattr(loss, OF_KERAS3, function)
+    return loss
 
 
 def as_metric(metric: Any) -> Any:

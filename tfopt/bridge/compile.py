@@ -286,7 +286,11 @@ class Carrier:
             return value() if self.same else self._find(kind, value.__name__)()
         if hasattr(value, "get_config"):
             return self._by_config(kind, value)
-        return self._by_name(kind, value.__name__) if _package(value) and not self.same else value
+        if _package(value) and not self.same:
+            return self._by_name(kind, value.__name__)
+        if self.carries and kind == "losses" and inspect.isroutine(value):
+            return carried_settings.as_loss_function(value)
+        return getattr(value, carried_settings.OF_KERAS3, value) if self.to_keras3 else value
 
     def _carried(self, kind: str, value: Any) -> Any:
         """Return a tf_keras object that runs the Keras 3 setting `value`."""

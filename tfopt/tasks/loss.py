@@ -72,3 +72,18 @@ def one_hot_loss() -> Any:
             return self.loss(y_true, y_pred)
 
     return OneHotLoss
+
+
+@functools.cache
+def last_axis_loss() -> Any:
+    """Return the class of losses that compute another loss on class numbers (batch, ..., 1) instead of (batch, ...)."""
+    base: Any = one_hot_loss()
+
+    class LastAxisLoss(base):  # type: ignore[misc]
+        """Gives labels a last axis of length 1, as masks in files have one."""
+
+        def encoded(self, y_true: Any, y_pred: Any) -> Any:
+            del y_pred
+            return y_true[..., None]
+
+    return LastAxisLoss

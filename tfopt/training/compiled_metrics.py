@@ -13,7 +13,8 @@ from tfopt.base.keras_compat import is_keras3_model, tf_keras
 from tfopt.base.words import reason_of
 from tfopt.data import Dataset, Split
 from tfopt.tasks import task_of
-from tfopt.training.outputs import AT_ONCE
+from tfopt.tasks.task import LabelForm
+from tfopt.training.metric_labels import expected_by_loss, measured
 from tfopt.training.variables import build_metric
 
 _SAME = {"acc": "accuracy", "mean_squared_error": "mse", "mean_absolute_error": "mae"}
@@ -30,11 +31,13 @@ class CompiledMetric:
         output: its name; "" is the only one.
         setting: a name, a function of labels and outputs, or a metric or its class, of either Keras.
         package: the Keras that the model is of, which knows the name.
+        form: of the labels that the compiled loss expects; None if that is not known.
     """
 
     output: str
     setting: Any
     package: Any
+    form: LabelForm | None = None
 
     @property
     def name(self) -> str:
@@ -44,26 +47,24 @@ class CompiledMetric:
         of_class = getattr(self.setting, "__name__", type(self.setting).__name__)
         return str(of_class if isinstance(self.setting, type) else getattr(self.setting, "name", of_class))
 
-    def measure(self, labels: np.ndarray, outputs: np.ndarray, *, logits: bool) -> float:
+    def measure(self, labels: np.ndarray, outputs: np.ndarray, *, form: LabelForm, logits: bool) -> float:
         """Return the value of a fresh copy of the metric, fed as Keras feeds it.
 
         Args:
             labels: of the samples (n, ...).
             outputs: of a model for them.
+            form: of the labels; the metric gets them in the form that it expects.
             logits: whether these are logits, which counts for "accuracy" alone, as in `fit`.
 
         Raises:
             Exception: whatever the metric raises; a TypeError if it does not compare outputs with labels.
         """
-        labels = labels[:, None] if labels.ndim == 1 else labels
-        metric = self._fresh(labels, outputs, logits=logits)
-        for start in range(0, len(labels), AT_ONCE):
-            metric.update_state(labels[start : start + AT_ONCE], outputs[start : start + AT_ONCE])
-        return float(np.asarray(metric.result()))
+        return measured(lambda: self._fresh(labels, outputs, logits=logits), labels, outputs, form, self.form)
 
     def _fresh(self, labels: np.ndarray, outputs: np.ndarray, *, logits: bool) -> Any:
         if isinstance(self.setting, str) and self.setting in _BY_SHAPE:
-            return build_metric(_BY_SHAPE[self.setting], labels.shape, outputs.shape, logits=logits)
+            shape = labels[:, None].shape if labels.ndim == 1 else labels.shape
+            return build_metric(_BY_SHAPE[self.setting], shape, outputs.shape, logits=logits)
         found = self.package.metrics.get(self.setting) if isinstance(self.setting, str) else self.setting
         found = found() if isinstance(found, type) else found
         if not hasattr(found, "update_state"):
@@ -88,10 +89,13 @@ def compiled_metrics(model: Any, data: Dataset) -> tuple[CompiledMetric, ...]:
 
         package = keras
     task, found = task_of(data), list[CompiledMetric]()
-    for output, settings in bridge.compiled_metrics(model, list(data.outputs or ("",))).items():
+    names = list(data.outputs or ("",))
+    losses = bridge.compiled_by_output(model, "loss", names)
+    for output, settings in bridge.compiled_metrics(model, names).items():
         known = task.by_task()[output].formulas
+        form = expected_by_loss(losses[output]) if output in losses else None
         found += [
-            CompiledMetric(output, each, package)
+            CompiledMetric(output, each, package, form)
             for each in settings
             if not (isinstance(each, str) and _SAME.get(each, each) in known)
         ]
@@ -131,6 +135,7 @@ def measured_metrics(
             found[name] = metric.measure(
                 np.asarray(labels[output]),
                 np.asarray(predicted[output]),
+                form=task.by_task()[output].labels,
                 logits=logits[output] if output else logits,
             )
         except Exception as error:

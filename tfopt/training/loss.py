@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.words import reason_of
 from tfopt.data import Dataset
 from tfopt.errors import DataError, RecipeError
 from tfopt.tasks import task_of
-from tfopt.tasks.loss import compares_with_outputs, fits_labels, one_hot_loss
+from tfopt.tasks.loss import compares_with_outputs, fits_labels, last_axis_loss, one_hot_loss
 from tfopt.tasks.responses import are_logits
 from tfopt.training.named import loss_named
 from tfopt.training.settings import Training
@@ -69,7 +71,7 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
         loss = function = one_hot_loss()(function)
     outputs, labels = _outputs(model, data.train.x(slice(0, FEW))), data.train.y(slice(0, FEW))
     try:
-        function(labels[:, None] if labels.ndim == 1 else labels, outputs)  # as Keras gives them to a loss
+        return _computed(loss, function, labels, outputs)
     except Exception as error:
         name = getattr(function, "__name__", type(function).__name__)
         raise RecipeError(
@@ -77,7 +79,27 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
             f"{tuple(outputs.shape[1:])} of a sample: {reason_of(error).rstrip('.')}. Give the data the labels that it "
             "expects, or set Training(loss=...) in the recipe."
         ) from error
-    return loss
+
+
+def _computed(loss: Any, function: Any, labels: np.ndarray, outputs: Any) -> Any:
+    """Return `loss` if it can be computed, else one with a last axis of length 1 for labels of places."""
+    import tensorflow as tf
+
+    given = tf.constant(labels[:, None] if labels.ndim == 1 else labels)  # as Keras gives them to a loss
+    try:
+        function(given, outputs)
+        return loss
+    except Exception:
+        if len(given.shape) != len(outputs.shape) - 1:
+            raise
+        with_axis = last_axis_loss()(function)
+        try:
+            with_axis(given, outputs)
+        except Exception:
+            with_axis = None
+        if with_axis is None:
+            raise
+        return with_axis
 
 
 def _needs_one_value_per_output(loss: Any, output_shape: tuple[int | None, ...]) -> bool:

@@ -14,13 +14,12 @@ from tfopt.errors import RecipeError
 from tfopt.graph.ports import Ports
 from tfopt.tasks import task_of
 from tfopt.tasks.scaling import TargetScale
+from tfopt.tasks.task import LabelForm
 from tfopt.training.loss import choose_loss, gives_logits, loss_for
+from tfopt.training.metric_labels import measured
 from tfopt.training.named import is_object, metric_named
 from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric
-
-AT_ONCE = 1024
-"""Samples on which a metric is computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ def own_metrics(
         given = named if isinstance(named, list | tuple) else (named,)
         form = logits[output] if output else logits
         for each in given:
-            name, value = _measured(each, np.asarray(labels[output]), np.asarray(predicted[output]), form)
+            arrays = np.asarray(labels[output]), np.asarray(predicted[output])
+            name, value = _measured(each, *arrays, task.by_task()[output].labels, form)
             name = f"{output}_{name}" if output else name
             if name in found or (name in taken and not _is_of_keras(each)):
                 raise RecipeError(f"Two metrics are called {name!r}; give one of them another name (name=...).")
@@ -168,17 +168,20 @@ def _is_of_keras(setting: Any) -> bool:
     return isinstance(setting, str) and ">" not in setting
 
 
-def _measured(setting: Any, labels: np.ndarray, outputs: np.ndarray, logits: bool) -> tuple[str, float]:
+def _measured(
+    setting: Any, labels: np.ndarray, outputs: np.ndarray, form: LabelForm, logits: bool
+) -> tuple[str, float]:
     """Return the name and the value of one metric, fed as Keras feeds it."""
-    labels = labels[:, None] if labels.ndim == 1 else labels
-    if setting == "accuracy":
-        metric = build_metric(setting, labels.shape, outputs.shape, logits=logits)
-    else:
-        metric = metric_named(setting)
+
+    def fresh() -> Any:
+        if setting != "accuracy":
+            return metric_named(setting)
+        shape = labels[:, None].shape if labels.ndim == 1 else labels.shape
+        return build_metric(setting, shape, outputs.shape, logits=logits)
+
+    metric = fresh()
     try:
-        for start in range(0, len(labels), AT_ONCE):
-            metric.update_state(labels[start : start + AT_ONCE], outputs[start : start + AT_ONCE])
-        return str(metric.name), float(np.asarray(metric.result()))
+        return str(metric.name), measured(fresh, labels, outputs, form)
     except Exception as error:
         raise RecipeError(
             f"The metric {metric.name} gives no number for labels {labels.dtype} {labels.shape[1:]} and outputs "
