@@ -67,3 +67,17 @@ def test_columns_are_named_in_errors(folder):
     np.savez("a.npz", x=np.zeros((9, 3)), y=np.arange(9) % 2)
     done = tfopt_command("run", "recipe.py", "--data", "a.npz", "--labels", "y", "--out", "out")
     assert done.exit_code == 2 and "for text= and labels=" in done.output
+
+
+def test_a_recipe_file_of_a_result_holds_no_data(folder):
+    assert tfopt_command("run", "recipe.py", "--quiet", "--out", "own").exit_code in (0, 1)
+    done = tfopt_command("run", "own/recipe.json", "--out", "again")
+    assert done.exit_code == 2 and not (folder / "again").exists()
+    assert "neither the model nor the data that it ran on, with samples of shape [3]" in " ".join(done.output.split())
+
+
+def test_a_network_that_does_not_fit_the_data_is_an_error(folder):
+    np.savez("wide.npz", x=np.zeros((90, 5)), y=np.arange(90) % 2)
+    done = tfopt_command("run", "recipe.py", "--data", "wide.npz", "--out", "out")
+    assert done.exit_code == 2
+    assert "builds no network for samples of shape (5,) and the task 'classification'" in " ".join(done.output.split())

@@ -31,6 +31,14 @@ def test_samples_in_two_parts():
     assert data_warnings(data, 3) == ["6 of 6 test samples are in the training data, too: data leakage"]
 
 
+def test_rows_of_a_table_may_be_alike_by_nature():
+    rows = np.rec.fromarrays([np.tile([1.0, 2.0], 40), np.repeat(["a", "b"], 40).astype(object)], names=["n", "k"])
+    data = tfopt.load_data((rows, np.arange(80) % 2), preprocessing=tfopt.inputs.Table())
+    assert data_warnings(data, 2)[-1] == (
+        "16 of 16 test rows have the features of a training row: data leakage, unless different rows may be alike"
+    )
+
+
 def test_classes_that_the_labels_do_not_show():
     assert data_warnings(data_of([20, 20]), 1000) == ["the labels show 2 of the model's 1,000 classes"]
 

@@ -107,6 +107,21 @@ def test_the_verdict_says_that_always_answering_the_mean_is_better():
     assert result.verdict.text in " ".join(str(result.report).split())
 
 
+def test_the_verdict_says_that_the_file_has_not_learned_its_classes():
+    """Labels that no input tells: no file is right on many more than half of them."""
+    rng = np.random.default_rng(0)
+    data = load_data((rng.normal(size=(2000, 4)).astype("float32"), rng.integers(0, 2, 2000)))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), export=FLOAT)
+    result = tfopt.optimize(model, recipe, data, quiet=True)
+    right = (result.lite.predict(data.test.x()).argmax(axis=1) == data.test.labels).mean()
+    often = np.bincount(data.test.labels).max() / 400
+    assert result.verdict.text.startswith(
+        f"The file has not learned its classes: its accuracy on 400 test samples is {right:.4f}, that of always "
+        f"predicting the most frequent class is {often:.4f}."
+    )
+
+
 @pytest.mark.parametrize(("off", "is_worse"), [(0.3, True), (0.0, False)])
 def test_the_verdict_says_that_the_naive_forecast_is_better(off, is_worse):
     """The model repeats the last value of column 1, plus `off`, on steps of 0.25 up and down around 10 sin(i / 50)."""

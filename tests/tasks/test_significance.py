@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tfopt.tasks.significance import binomial_tail, paired_test
+from tfopt.tasks.significance import binomial_tail, is_guessing, paired_test
 
 RNG = np.random.default_rng(0)
 
@@ -50,3 +50,15 @@ def test_four_large_errors_may_be_chance_among_many_small_ones():
 
 def test_equal_models_are_equal():
     assert paired_test(np.zeros(9)) == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "guess"),
+    [(30, 60, True), (46, 60, False), (5, 8, None), (290, 600, True), (6, 6, False), (33, 60, True), (37, 60, False)],
+)
+def test_guessing_between_two_classes(right, count, guess):
+    """A good model is right on 3 of 4; both tails below 5 %, or it is unsure."""
+    by_chance = scipy.stats.binom.sf(right - 1, count, 0.5)
+    by_a_good_one = scipy.stats.binom.cdf(right, count, 0.75)
+    assert guess == (False if by_chance <= 0.05 else True if by_a_good_one <= 0.05 else None)
+    assert is_guessing(right, count, 0.5) is guess

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfopt.errors import DataError, RecipeError
+from tfopt.errors import DataError, RecipeError, TfoptError
 
 if TYPE_CHECKING:
     from tfopt.base.progress import Progress
@@ -69,7 +69,9 @@ def load_inputs(
         ModelError, DataError, RecipeError: they cannot be read, or do not go together.
     """
     model, data, teacher = (
-        (*_given(named, recipe, file, progress), None) if named.model else _examples(named, examples, recipe, progress)
+        (*_given(named, recipe, file, progress), None)
+        if named.model
+        else _examples(named, examples, recipe, file, progress)
     )
     if named.teacher:
         from tfopt.teachers.load import load_teacher
@@ -112,7 +114,43 @@ def _given(named: Named, recipe: "Recipe", file: Path | None, progress: "Progres
     return model, data
 
 
-def _examples(named: Named, examples: Examples, recipe: "Recipe", progress: "Progress") -> tuple[Any, "Dataset", Any]:
+def _require_digits(file: Path) -> None:
+    """Raise `RecipeError` if a `data.json` beside the recipe `file` says that it ran on other data than the digits."""
+    from tfopt.base.reading import parse_json, reading
+    from tfopt.run.examples import DIGITS_SHAPE
+
+    path = file.with_name("data.json")
+    if file.suffix != ".json" or not path.is_file():
+        return
+    with reading(lambda why: RecipeError(f"{path} cannot be read ({why}). Give --model and --data.")):
+        about = parse_json(path.read_bytes())
+    shape = about.get("input_shape") if isinstance(about, dict) else None
+    if shape and shape != list(DIGITS_SHAPE):
+        raise RecipeError(
+            f"{file} holds stages and settings, but neither the model nor the data that it ran on, with samples of "
+            f"shape {shape}. Give --model and --data; a recipe that builds its own network runs again by its name."
+        )
+
+
+def _of_recipe(example_model: Callable[["Dataset"], Any], data: "Dataset") -> Any:
+    """Return the network that the recipe builds for `data`. Raise `RecipeError` if it cannot."""
+    from tfopt.base.words import reason_of
+
+    try:
+        return example_model(data)
+    except TfoptError:
+        raise
+    except Exception as error:
+        raise RecipeError(
+            f"The recipe builds no network for samples of shape {data.input_shape} and the task {data.task!r}: "
+            f"{reason_of(error).rstrip('.')}. Give data of the form that the recipe describes (tfopt recipes), or your "
+            "own network with --model."
+        ) from error
+
+
+def _examples(
+    named: Named, examples: Examples, recipe: "Recipe", file: Path | None, progress: "Progress"
+) -> tuple[Any, "Dataset", Any]:
     """Return a model for the data, the data, and a teacher if the recipe needs one and none is named.
 
     Without an example model, it is one for the digits. A student is small. If the recipe transfers, the model knows the
@@ -123,12 +161,14 @@ def _examples(named: Named, examples: Examples, recipe: "Recipe", progress: "Pro
 
     if said := shadowed_note(named.data):
         progress.say(f"note: {said}")
+    if not examples.data and not named.data and file:
+        _require_digits(file)
     source = named.data or (examples.data() if examples.data else "digits")
     if isinstance(source, Dataset):
         _require_no_reading(named)
     data, wanted = load_data(source, **named.reading), not named.teacher
     if examples.model:
-        model = examples.model(data)
+        model = _of_recipe(examples.model, data)
         return model, data, examples.teacher(data) if examples.teacher and wanted else None
     from tfopt.run.examples import digits_model, with_classes
     from tfopt.tasks import task_of

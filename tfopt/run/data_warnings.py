@@ -10,12 +10,13 @@ import numpy as np
 from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
 from tfopt.data.arrays_by_name import leaves
+from tfopt.data.table import Table
 from tfopt.evaluate.chance import other_classes
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import predicted_classes
 from tfopt.tasks.responses import are_logits
-from tfopt.tasks.significance import LEVEL, binomial_tail
+from tfopt.tasks.significance import is_guessing
 
 # A class with this many times the samples of another one makes a data set imbalanced.
 IMBALANCED = 4
@@ -88,12 +89,17 @@ def recalls(data: Dataset, outputs: Any, logits: bool = False) -> str:
 
 def _shared_samples(data: Dataset) -> list[str]:
     """Warn of validation and test samples that are also in the training data: they reward memorization."""
-    train = set(_digests(data.train))
-    found = []
+    train, found = set(_digests(data.train)), []
+    of_table = isinstance(data.preprocessing, Table)
     for name in ("validation", "test"):
         part = _digests(data.split(name))
         if shared := sum(digest in train for digest in part):
-            found.append(f"{shared:,} of {len(part):,} {name} samples are in the training data, too: data leakage")
+            found.append(
+                f"{shared:,} of {len(part):,} {name} rows have the features of a training row: data leakage, unless "
+                "different rows may be alike"
+                if of_table
+                else f"{shared:,} of {len(part):,} {name} samples are in the training data, too: data leakage"
+            )
     return found
 
 
@@ -132,22 +138,18 @@ def _imbalanced(counts: np.ndarray) -> bool:
 
 
 def guesses(data: Dataset, predict: Any, logits: bool, *, learns: bool = False) -> list[str]:
-    """Warn of a model that is no better than always naming the most frequent class, or may not be.
-
-    Both are exact binomial tests. A model guesses if chance explains what it gets right, but would not explain it for
-    a model that is right on half of what guessing gets wrong.
-    """
+    """Warn of a model that is no better than always predicting the most frequent class, or may not be."""
     labels = _class_numbers(data, data.validation)
     accuracy, count = Guard(data, None, logits=logits).evaluate(predict).metric, len(labels)
     often = float(np.bincount(labels).max() / count)
-    if math.isnan(accuracy) or binomial_tail(round(accuracy * count), count, often) <= LEVEL:
+    found = False if math.isnan(accuracy) else is_guessing(round(accuracy * count), count, often)
+    if found is False:
         return []
     compared = (
         f"accuracy {accuracy:.4f} on {counted(count, 'validation sample')}, where naming the most frequent class has "
         f"{often:.4f}"
     )
-    wrong, good = count - round(accuracy * count), (1 + often) / 2
-    if often == 1 or binomial_tail(wrong, count, 1 - good) > LEVEL:
+    if found is None:
         return [f"the validation data cannot tell whether the model does more than guess: {compared}"]
     cause = "As untrained models do; if it is trained, the" if learns else "The"
     return [

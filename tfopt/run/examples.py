@@ -9,6 +9,9 @@ import numpy as np
 from tfopt.data import Dataset
 from tfopt.data.samples import Split
 
+DIGITS_SHAPE = (8, 8, 1)
+"""Of an image of the built-in digits."""
+
 
 def digits_model(
     data: Dataset, *, width: float = 1.0, epochs: int = 20, seed: int = 0, callback: Any = None, name: str = "digits"
@@ -23,7 +26,7 @@ def digits_model(
     layers = keras.layers
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input(DIGITS_SHAPE),
             layers.Conv2D(wide(16), 3, padding="same", use_bias=False),
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),

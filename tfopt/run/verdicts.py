@@ -1,9 +1,10 @@
 """What a verdict says about the finished file, beyond the guard of the stages."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from tfopt.base.words import metric_in_words
+from tfopt.base.words import counted, metric_in_words
 from tfopt.data import Dataset
 from tfopt.errors import PromiseError
 from tfopt.evaluate.chance import at_chance, worse_than_naive, worse_than_the_mean
@@ -11,6 +12,7 @@ from tfopt.evaluate.report import Row
 from tfopt.run.recipe import Recipe
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import guessing
+from tfopt.tasks.significance import is_guessing
 
 IF_GUESSING = (
     "Look at the rows of the report, train the stages for longer or with a smaller learning rate, or accept it with "
@@ -45,9 +47,26 @@ def guesses(data: Dataset, rows: Sequence[Row]) -> str:
     )
 
 
-def not_learned(data: Dataset, outputs: Any) -> str:
-    """Return that `outputs` of the file for the test part are worse than answers that need no model; else ""."""
-    return " ".join(filter(None, (behind_the_mean(data, outputs), behind_naive(data, outputs))))
+def not_learned(data: Dataset, outputs: Any, row: Row | None) -> str:
+    """Return that `outputs` of the file for the test part are no better than answers that need no model; else "".
+
+    `row` holds its metrics; None if something else has been said of its accuracy.
+    """
+    said = (at_most_guesses(data, row) if row else "", behind_the_mean(data, outputs), behind_naive(data, outputs))
+    return " ".join(filter(None, said))
+
+
+def at_most_guesses(data: Dataset, row: Row) -> str:
+    """Return that the file of `row` does no more than guess on the test part; "" if it does, or if that is unsure."""
+    if not task_of(data).has_classes:
+        return ""
+    chance, accuracy, count = guessing(data.test.y()), row.metrics["accuracy"], len(data.test)
+    if math.isnan(accuracy) or not is_guessing(round(accuracy * count), count, chance):
+        return ""
+    return (
+        f"The file has not learned its classes: its accuracy on {counted(count, 'test sample')} is {accuracy:.4f}, "
+        f"that of always predicting the most frequent class is {chance:.4f}."
+    )
 
 
 def behind_naive(data: Dataset, outputs: Any) -> str:

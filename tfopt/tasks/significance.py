@@ -13,6 +13,23 @@ FEWEST = 5
 ENUMERATED = 12
 
 
+def is_guessing(right: int, count: int, often: float) -> bool | None:
+    """Return whether a model that is right on `right` of `count` samples does no more than guess; None if unsure.
+
+    It guesses if chance explains what it gets right, but would not explain it for a model that is right on half of what
+    guessing gets wrong. Both are exact binomial tests.
+
+    Args:
+        right: the number of right answers.
+        count: of samples.
+        often: the share of right answers of a guess, that of the most frequent class.
+    """
+    if binomial_tail(right, count, often) <= LEVEL:
+        return False
+    good = (1 + often) / 2
+    return None if often == 1 or binomial_tail(count - right, count, 1 - good) > LEVEL else True
+
+
 def binomial_tail(successes: int, n: int, p: float = 0.5) -> float:
     """Return the probability of `successes` or more in `n` independent trials, each with the probability `p`."""
     if successes <= 0:
