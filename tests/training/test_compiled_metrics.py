@@ -164,8 +164,14 @@ def test_class_numbers_become_one_hot_for_metrics_that_expect_that():
     kinds = keras.metrics
     model = classifier(
         "categorical_crossentropy",
-        [kinds.CategoricalAccuracy(name="right"), kinds.TopKCategoricalAccuracy(2, name="two")]
-        + [kinds.BinaryAccuracy(name="single"), kinds.Precision(name="precision"), "mse", agrees_with_largest],
+        [
+            kinds.CategoricalAccuracy(name="right"),
+            kinds.TopKCategoricalAccuracy(2, name="two"),
+            kinds.BinaryAccuracy(name="single"),
+            kinds.Precision(name="precision"),
+            "mse",
+            agrees_with_largest,
+        ],
     )
     data = tfopt.load_data((X, THREE))
     p, found = measured_on_test(model, data)

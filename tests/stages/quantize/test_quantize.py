@@ -6,6 +6,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfopt
 from tfopt import bridge
@@ -16,6 +17,8 @@ from tfopt.stages.kernels.folding import make_scales_positive
 from tfopt.stages.kernels.promise import Clusters
 from tfopt.stages.quantize.activation_ranges import set_ranges
 from tfopt.stages.quantize.quantization_aware import SCHEMES
+from tfopt.stages.quantize.ranges import range_quantizer, set_range
+from tfopt.stages.quantize.wrapper import Point
 from tfopt.tflite.prove.kernels import match_kernels
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build_file
@@ -921,3 +924,28 @@ def test_one_hot_words_stay_in_float_and_the_file_is_right(tmp_path):
     np.testing.assert_allclose(lite.predict(x), wrapped.predict(x, verbose=0), atol=0.02)
     assert any(op.name == "ONE_HOT" for op in lite.ops())
     assert any("one_hot" in note and "refuses its int8 form" in note for note in stage.notes(bridge.to_tf_keras(model)))
+
+
+@pytest.mark.parametrize(("passes", "gradient"), [(True, [1, 1, 1]), (False, [0, 1, 0])])
+def test_values_beyond_the_range_of_an_output_have_a_gradient(passes, gradient):
+    """Outputs that all lie beyond it would never come back."""
+    quantizer = range_quantizer()
+    point = Point(quantizer, quantizer.build(None, "output", keras_compat.tf_keras().layers.Layer()))
+    set_range(point.variables, -1.0, 1.0)
+    point.held, point.passes = True, passes
+    x = tf.constant([-3.0, 0.5, 3.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        rounded = point(x, True)
+    np.testing.assert_allclose(rounded, [-1, 0.5, 1], atol=2 / 255)
+    assert tape.gradient(rounded, x).numpy().tolist() == gradient
+    assert point(x, False).numpy().tolist() == pytest.approx(rounded.numpy().tolist(), abs=1e-6)
+
+
+def test_only_outputs_of_the_model_have_it():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(2)])
+    stage = Quantize(epochs=1)
+    trained = stage.apply(bridge.to_tf_keras(model), steps=1)
+    trained(np.ones((2, 4), "float32"), training=True)
+    found = {layer.layer.name: layer.after[0].passes for layer in trained.layers if getattr(layer, "after", ())}
+    assert list(found.values()) == [False, True]

@@ -94,16 +94,22 @@ class Point:
 
     Attributes:
         held: whether training leaves the range as it is.
+        passes: whether values beyond the range get a gradient in training: without one, outputs that all lie beyond it
+            would never come back.
     """
 
     def __init__(self, quantizer: Any, variables: dict[str, Any]) -> None:
-        self.quantizer, self.variables, self.held = quantizer, variables, False
+        self.quantizer, self.variables, self.held, self.passes = quantizer, variables, False, False
 
     def __call__(self, values: Any, training: Any) -> Any:
         """Return `values` rounded by the quantizer."""
-        if self.held:
-            return self.quantizer(values, False, weights=self.variables)
-        return _either(training, lambda mode: self.quantizer(values, mode, weights=self.variables))
+        return _either(training, functools.partial(self._rounded, values))
+
+    def _rounded(self, values: Any, training: bool) -> Any:
+        import tensorflow as tf
+
+        rounded = self.quantizer(values, training and not self.held, weights=self.variables)
+        return values + tf.stop_gradient(rounded - values) if training and self.passes else rounded
 
 
 def _either(training: Any, function: Callable[[bool], Any]) -> Any:
@@ -248,6 +254,8 @@ def int8_wrapper() -> Any:
                 inputs = _map_tensors(apart, inputs)
             with override_in_replica(self._roundings(training)):
                 outputs = self._outputs(inputs, training, kwargs)
+            for point in self.after:
+                point.passes = not self.outbound_nodes  # an output of the model
             after = iter(self.after)
             return (
                 _map_tensors(lambda t: _with_mask_of(t, next(after)(t, training)), outputs) if self.after else outputs
