@@ -52,6 +52,17 @@ def test_the_naive_forecast_repeats_the_last_value_of_the_columns_that_are_forec
     np.testing.assert_array_equal(naive_forecast(alone.test, (1,))[0], [79**2] * 2)
 
 
+def test_a_long_validation_part_is_limited_with_a_note():
+    data = load_series(np.sin(np.arange(30_000)), window=2, horizon=3, validation=0.1, test=0.2)
+    # A tenth are 3,000 steps, which hold 2,998 forecasts of 3 steps; 2,000 of them need 2,002 steps.
+    assert len(data.validation) == 2000 and len(data.train) == 30_000 - 6000 - 2002 - 2 - 2
+    assert [note for note in data.notes if "limited" in note] == [
+        "validation limited to 2,000 of 2,998 windows; the steps before them are for training"
+    ]
+    short = load_series(np.sin(np.arange(20_020)), window=2, horizon=3, validation=0.1)  # 2,002 steps
+    assert len(short.validation) == 2000 and not any("limited" in note for note in short.notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -62,6 +73,8 @@ def test_the_naive_forecast_repeats_the_last_value_of_the_columns_that_are_forec
         ({"targets": [2]}, r"targets among the columns 0..1, got \[2\]"),
         ({"targets": []}, "targets among the columns"),
         ({"test": 1.5}, "test as a fraction between 0 and 1"),
+        ({"test": None}, "test as a fraction of the series between 0 and 1, got None; leave it out"),
+        ({"validation": None}, "validation as a fraction of the series between 0 and 1, got None; leave it out"),
         ({"series": np.zeros((4, 4, 4))}, r"got an array of shape \(4, 4, 4\)"),
         ({"series": [[1, 2], [3]]}, "rows of differing lengths"),
         ({"series": np.where(SERIES == 7, np.nan, SERIES)}, "Expected finite series inputs"),

@@ -38,7 +38,7 @@ def load_series(
         window: steps that the model sees, 1 or more.
         horizon: steps that it forecasts, 1 or more.
         targets: columns to forecast; None for all.
-        validation: share of the steps.
+        validation: share of the steps, for at most 2,000 windows; the steps beyond are for training.
         test: share of the steps.
 
     Returns:
@@ -55,12 +55,12 @@ def load_series(
         ((48, 1), (12,), 'forecasting')
     """
     values = _checked(series)
-    check_options(validation=validation, test=test, seed=0, limit=None)
+    _check_shares(validation=validation, test=test)
     for name, number in (("window", window), ("horizon", horizon)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise DataError(f"Expected a {name} of 1 step or more, a whole number, got {number!r}.")
     columns = _columns(targets, values.shape[1])
-    ends = _ends(len(values), window, horizon, validation, test)
+    ends, said = _ends(len(values), window, horizon, validation, test)
     inputs = np.moveaxis(sliding_window_view(values, window, axis=0), -1, 1)
     labels = np.moveaxis(sliding_window_view(values[:, columns], horizon, axis=0), -1, 1)
     labels = labels[..., 0] if len(columns) == 1 else labels
@@ -78,6 +78,7 @@ def load_series(
         source=f"{counted(len(values), 'step')} of {counted(values.shape[1], 'column')}",
         notes=(
             f"windows of {counted(window, 'step')}, forecasts of {counted(horizon, 'step')}; the parts follow in time",
+            *said,
             f"naive forecast (the last value again), test part: mae {errors['mae']:.6g}, rmse {errors['rmse']:.6g}",
         ),
         forecast_columns=tuple(columns),
@@ -116,10 +117,21 @@ def _columns(targets: Sequence[int] | None, count: int) -> list[int]:
     return chosen
 
 
-def _ends(steps: int, window: int, horizon: int, validation: float, test: float) -> dict[str, tuple[int, int]]:
-    """Return the first step of the first forecast and of that after the last one, by part."""
+def _check_shares(*, validation: float, test: float) -> None:
+    """Raise `DataError` unless both are fractions; a series has no parts of its own, for which None would stand."""
+    for name, share in (("validation", validation), ("test", test)):
+        if share is None:
+            raise DataError(f"Expected {name} as a fraction of the series between 0 and 1, got None; leave it out.")
+    check_options(validation=validation, test=test, seed=0, limit=None)
+
+
+def _ends(
+    steps: int, window: int, horizon: int, validation: float, test: float
+) -> tuple[dict[str, tuple[int, int]], tuple[str, ...]]:
+    """Return the first step of the first forecast and of that after the last one, by part, and a note on a limit."""
     test_begins = steps - max(horizon, round(test * steps))
-    held_out = min(max(horizon, round(validation * steps)), LARGEST_VALIDATION + horizon)
+    wanted = max(horizon, round(validation * steps))
+    held_out = min(wanted, LARGEST_VALIDATION + horizon - 1)  # n windows forecast n + horizon - 1 steps
     begins = {"train": window, "validation": test_begins - held_out, "test": test_begins}
     stops = {"train": begins["validation"], "validation": test_begins, "test": steps}
     ends = {name: (begins[name], stops[name] - horizon + 1) for name in begins}
@@ -128,4 +140,9 @@ def _ends(steps: int, window: int, horizon: int, validation: float, test: float)
             f"Expected enough steps for windows of {window} and forecasts of {horizon} in three parts, got "
             f"{counted(steps, 'step')}; shorten them, or bring more."
         )
-    return ends
+    if held_out == wanted:
+        return ends, ()
+    return ends, (
+        f"validation limited to {LARGEST_VALIDATION:,} of {wanted - horizon + 1:,} windows; the steps before them are "
+        "for training",
+    )
