@@ -14,6 +14,7 @@ import numpy as np
 from tfopt.base.renamed import renamed_methods
 from tfopt.data.arrays_by_name import leaves, names_of, weights_of
 from tfopt.data.batches import Views, count_steps, make_batches
+from tfopt.data.class_names import check_count, check_names
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.position import Position
 from tfopt.data.preprocessing import Preprocessing
@@ -49,7 +50,7 @@ class Dataset:
         forecast_columns: of forecasts, the columns of the inputs whose next values are the labels; None if unknown.
 
     Raises:
-        DataError: a split is empty.
+        DataError: a split is empty, or class names are not distinct, one for each class, and on one line each.
 
     Examples:
         >>> isinstance(data, tfopt.Dataset), data.class_names[:3]
@@ -75,10 +76,14 @@ class Dataset:
     forecast_columns: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raise `DataError` if a split has no samples."""
+        """Raise `DataError` if a split has no samples, or the class names do not fit."""
         for name in NAMES:
             if not len(self.split(name)):
                 raise DataError(f"Expected samples in {name}, got none; add some or leave {name} out to split it off.")
+        if self.class_names:
+            check_names(self.class_names)
+            if self.num_classes is not None:
+                check_count(self.class_names, self.num_classes)
 
     @property
     def preprocessing(self) -> FrontEnd:

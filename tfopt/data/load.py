@@ -11,6 +11,7 @@ import numpy as np
 
 from tfopt.data.cells import number_in
 from tfopt.data.check import check_narrow_inputs, check_numbers, check_pair, check_same_inputs
+from tfopt.data.class_names import check_names, names_of_classes
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.inputs import chosen_inputs
@@ -174,6 +175,7 @@ def _loaded(
         found = labeled_by_masks(parts, size, task, mask_values, **options)
     else:
         found = labeled(parts, task, mask_values, **options)
+    names, name_notes = names_of_classes(parts.class_names, found.task)
     inputs, applied, image_notes = chosen_inputs(parts, found.chosen, applied, cache)
     splits: dict[str, Any] = {
         name: Split(inputs[name], labels, applied, reconstructs, found.weights.get(name))
@@ -181,19 +183,25 @@ def _loaded(
     }
     return Dataset(
         **splits,
-        class_names=parts.class_names,
+        class_names=names,
         task=found.task.kind,
         labels=found.task.labels,
         num_classes=found.task.num_classes,
         source=parts.source,
-        notes=(*parts.notes, *found.label_notes, *found.split_notes, *image_notes),
+        notes=(*parts.notes, *found.label_notes, *name_notes, *found.split_notes, *image_notes),
         outputs=found.task.tasks if isinstance(found.task, Several) else None,
         mask_values=found.mask_values,
     )
 
 
 def _with_values(parts: Parts, task: str | None) -> Parts:
-    """Return `parts` with the values that class names are; raise `DataError` for names that are words."""
+    """Return `parts` with the values that class names are, if the labels are numbers of these classes.
+
+    Raises:
+        DataError: the names are words.
+    """
+    if not all(_are_classes(y, len(parts.class_names or ())) for _, y in parts.pairs.values()):
+        return parts  # the labels are the values
     values = [number_in(name) for name in parts.class_names or ()]
     if words := [name for name, value in zip(parts.class_names or (), values, strict=True) if value is None]:
         raise DataError(
@@ -207,16 +215,16 @@ def _with_values(parts: Parts, task: str | None) -> Parts:
     return replace(parts, pairs=pairs, class_names=None, notes=(*parts.notes, said))
 
 
+def _are_classes(labels: Any, number: int) -> bool:
+    """Return whether labels are integers (n,) or (n, 1) within 0..number-1."""
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biu" or labels.shape[1:] not in ((), (1,)):
+        return False
+    return bool(((labels >= 0) & (labels < number)).all())
+
+
 def _check_classes(parts: Parts) -> None:
-    """Raise `DataError` for class names that look the same, and for class folders too small to split."""
-    names: dict[str, str] = {}
-    for name in parts.class_names or ():
-        key = name.strip().casefold()
-        if key in names:
-            raise DataError(
-                f"Expected a distinct name for each class, got {names[key]!r} and {name!r}; rename or merge them."
-            )
-        names[key] = name
+    """Raise `DataError` for class names as `check_names` does, and for class folders too small to split."""
+    check_names(parts.class_names or ())
     if parts.files and parts.class_names and "test" not in parts.pairs:
         counts = np.bincount(parts.pairs["train"][1], minlength=len(parts.class_names))
         if alone := [name for name, count in zip(parts.class_names, counts, strict=True) if count < FEWEST_IMAGES]:

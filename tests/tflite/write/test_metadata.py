@@ -77,8 +77,6 @@ def test_channels_may_differ():
 
 def test_what_the_schema_cannot_say_is_left_out():
     assert tfopt.export_tflite(model_of(), None, FLOAT, representative_data=photos("caffe")).preprocessing is None
-    names = ("a\nb", "c", "d")  # a line each
-    assert tfopt.export_tflite(model_of(), None, FLOAT, representative_data=photos("raw", names=names)).labels == ()
     values = RNG.normal(size=(90, 8, 10, 3)).astype("float32")
     numbers = tfopt.load_data((values, np.arange(90) % 3))
     assert NAME not in tfopt.export_tflite(model_of(), None, FLOAT, representative_data=numbers).data

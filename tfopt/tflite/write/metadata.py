@@ -69,8 +69,7 @@ def labels_for(source: Dataset, made: Sequence[Port]) -> tuple[str, ...]:
     """Return the class names of `source` if `made`, the only output of a file, has one number for each, else ()."""
     names = tuple(source.class_names or ())
     fits = [port.shape[-1:] for port in made] == [(len(names),)]
-    plain = not any("\n" in name or "\r" in name for name in names)  # a line each
-    return names if fits and plain else ()
+    return names if fits else ()
 
 
 def _image(preprocessing: Preprocessing, port: Port) -> dict[int, Any] | None:
