@@ -49,16 +49,43 @@ def test_anomalies_are_for_the_test():
     assert any("moved to test" in note for note in data.notes)
 
 
-def test_a_limit_holds_for_both_kinds():
-    data = load_data((X, FLAGS), task="reconstruction", limit=3)
-    assert data.test.labels.tolist().count(0) == data.test.labels.tolist().count(1) == len(data.train) == 3
+@pytest.mark.parametrize(
+    ("anomalies", "limit", "counts"),
+    [
+        # Of 40 normal samples 8 are for the test, a fifth; the 10 anomalies join them.
+        (10, None, [8, 10]),
+        (10, 18, [8, 10]),
+        (10, 17, [8, 9]),
+        (10, 3, [2, 1]),
+        (10, 1, [1, 0]),
+        # Of 10 normal samples 2 are for the test, and of 48 normal ones 10.
+        (40, 10, [2, 8]),
+        (40, 3, [2, 1]),
+        (2, 10, [8, 2]),
+    ],
+)
+def test_a_limit_is_shared_by_both_kinds(anomalies, limit, counts):
+    flags = (np.arange(50) < anomalies).astype(int)
+    data = load_data((X, flags), task="reconstruction", limit=limit)
+    assert np.bincount(data.test.labels, minlength=2).tolist() == counts
+    assert max(map(len, (data.train, data.validation, data.test))) <= (limit or 50)
+    assert f"{anomalies} anomalies of train moved to test: models learn from normal samples" in data.notes
+    said = [note for note in data.notes if note.startswith("test limited")]
+    normal = round(0.2 * (50 - anomalies))
+    cut = limit is not None and normal + anomalies > limit
+    assert said == ([f"test limited to {limit} of {normal + anomalies} samples, seed 0"] if cut else [])
 
 
 def test_a_limit_takes_anomalies_of_all_kinds():
     kinds = np.repeat([0, 1, 2], [30, 10, 10])  # two kinds of anomalies, one behind the other
     x = np.stack([kinds, kinds], axis=1).astype("float32")
     data = load_data((x, (kinds > 0).astype(int)), task="reconstruction", limit=4)
-    assert set(data.test.inputs[data.test.labels == 1][:, 0]) == {1, 2}
+    assert set(data.test.inputs[data.test.labels == 1][:, 0]) == {1, 2} and len(data.test) == 4
+
+
+def test_all_anomalies_that_are_left_out_are_told():
+    data = load_data({"train": (X, FLAGS), "test": X[:7]}, task="reconstruction", limit=4)
+    assert "10 anomalies of train left out: models learn from normal samples" in data.notes
 
 
 def test_a_test_part_of_anomalies_alone_is_refused():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data.parts import Parts
-from tfopt.data.split import Plan, plan
+from tfopt.data.split import Plan, check_options, limit_note, limited, split_off
 from tfopt.data.streams import is_tf_data
 from tfopt.errors import DataError
 
@@ -64,29 +64,53 @@ def _flags(name: str, inputs: Any, labels: Any, normal: int | None) -> Any:
     )
 
 
-def plan_with_anomalies(flags: dict[str, np.ndarray], **options: Any) -> tuple[Plan, tuple[str, ...]]:
-    """Return a plan, as `split.plan` does with these options, that trains and validates on normal samples only.
+def plan_with_anomalies(
+    flags: dict[str, np.ndarray], *, validation: float | None, test: float, seed: int, limit: int | None
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return a plan, as `split.plan` does, that trains and validates on normal samples only.
 
-    Anomalies go to the test part if it is split off, and are left out if the source has one.
+    Anomalies go to the test part if it is split off, and are left out if the source has one. Of a limit for a test part
+    that is split off, half is for anomalies, or more if there are too few normal samples.
 
     Raises:
         DataError: there are no normal samples, or as `plan`.
     """
+    check_options(validation=validation, test=test, seed=seed, limit=limit)
     used = {name: np.arange(len(part)) if name == "test" else np.flatnonzero(part == 0) for name, part in flags.items()}
     normal = {name: indices[flags[name][indices] == 0] for name, indices in used.items()}
     if empty := [name for name, indices in normal.items() if not len(indices)]:
         raise DataError(f"Expected normal samples in {empty[0]}, got {len(flags[empty[0]]):,} anomalies; add some.")
-    chosen, notes = plan({name: flags[name][indices] for name, indices in used.items()}, **options)
-    found = {name: (origin, used[origin][indices]) for name, (origin, indices) in chosen.items()}
-    for name in (each for each in flags if each != "test"):
-        anomalies = np.flatnonzero(flags[name])
-        if options["limit"] is not None:  # of all kinds: folders come sorted by class
-            spread = np.linspace(0, len(anomalies), min(options["limit"], len(anomalies)), endpoint=False)
-            anomalies = anomalies[spread.astype(np.int64)]
-        moved = name == found["test"][0]
-        if moved:
-            found["test"] = (name, np.sort(np.concatenate([found["test"][1], anomalies])))
-        if len(anomalies):
-            where = "moved to test" if moved else "left out"
-            notes += (f"{len(anomalies):,} anomalies of {name} {where}: models learn from normal samples",)
-    return found, notes
+    groups = {name: flags[name][indices] for name, indices in used.items()}
+    chosen, notes = split_off(groups, validation=validation, test=test, seed=seed)
+    notes += _notes_on(flags, moved="test" not in flags)
+    anomalies = np.flatnonzero(flags["train"]) if "test" not in flags else np.zeros(0, np.int64)
+    tested = len(chosen["test"][1])
+    added, room = _shared(limit, anomalies, tested)
+    of_test, _ = limited({"test": chosen["test"]}, groups, seed=seed, limit=room)
+    if limit is not None and (count := tested + len(anomalies)) > limit:
+        notes += (limit_note("test", limit, count, seed),)
+    rest = {name: part for name, part in chosen.items() if name != "test"}
+    rest, limit_notes = limited(rest, groups, seed=seed, limit=limit)
+    found = {name: (origin, used[origin][indices]) for name, (origin, indices) in (chosen | of_test | rest).items()}
+    found["test"] = (found["test"][0], np.sort(np.concatenate([found["test"][1], added])))
+    return found, (*notes, *limit_notes)
+
+
+def _shared(limit: int | None, anomalies: np.ndarray, normal_count: int) -> tuple[np.ndarray, int | None]:
+    """Return the anomalies that a limit leaves in a test part, and the most normal samples beside them."""
+    if limit is None:
+        return anomalies, None
+    most = min(len(anomalies), max(limit // 2, limit - normal_count))
+    spread = np.linspace(0, len(anomalies), most, endpoint=False)  # of all kinds: folders come sorted by class
+    return anomalies[spread.astype(np.int64)], limit - most
+
+
+def _notes_on(flags: dict[str, np.ndarray], *, moved: bool) -> tuple[str, ...]:
+    """Return notes on anomalies outside a test part: those of train may be moved there."""
+    counts = {name: int(np.count_nonzero(part)) for name, part in flags.items() if name != "test"}
+    return tuple(
+        f"{count:,} anomalies of {name} {'moved to test' if moved and name == 'train' else 'left out'}: models learn "
+        "from normal samples"
+        for name, count in counts.items()
+        if count
+    )

@@ -68,6 +68,15 @@ def plan(
         DataError: a fraction outside (0, 1), a limit below 1, or too few samples to split.
     """
     check_options(validation=validation, test=test, seed=seed, limit=limit)
+    chosen, split_notes = split_off(groups, validation=validation, test=test, seed=seed, gap=gap)
+    chosen, limit_notes = limited(chosen, groups, seed=seed, limit=limit)
+    return chosen, (*split_notes, *limit_notes)
+
+
+def split_off(
+    groups: dict[str, np.ndarray], *, validation: float | None, test: float, seed: int, gap: int | None = None
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return what `plan` does without a limit."""
     chosen: Plan = {name: (name, np.arange(len(part))) for name, part in groups.items()}
     notes = []
     for name, fraction, largest in (("test", test, None), ("validation", validation, LARGEST_VALIDATION)):
@@ -91,12 +100,25 @@ def plan(
             left_out = f", {gap:,} before them left out" if gap else ""
             chosen[name], chosen["train"] = ("train", left[-count:]), ("train", left[: -count - gap])
             notes.append(f"no {name} data: the last {share} split off{left_out}")
+    return chosen, tuple(notes)
+
+
+def limited(
+    chosen: Plan, groups: dict[str, np.ndarray], *, seed: int, limit: int | None
+) -> tuple[Plan, tuple[str, ...]]:
+    """Return at most `limit` samples of each part of a plan, spread over their groups, and notes on those left out."""
+    chosen, notes = dict(chosen), []
     for name, (origin, indices) in chosen.items():
         if limit is not None and limit < len(indices):
             picked = choose(limit, groups[origin][indices], _rng(seed, name + " limit"))
             chosen[name] = (origin, indices[picked])
-            notes.append(f"{name} limited to {limit:,} of {len(indices):,} samples, seed {seed}")
+            notes.append(limit_note(name, limit, len(indices), seed))
     return chosen, tuple(notes)
+
+
+def limit_note(name: str, limit: int, count: int, seed: int) -> str:
+    """Return the note on a part of which `limit` of `count` samples are taken."""
+    return f"{name} limited to {limit:,} of {count:,} samples, seed {seed}"
 
 
 def _rng(seed: int, purpose: str) -> np.random.Generator:
