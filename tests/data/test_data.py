@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tfopt.data import Augmentation, Dataset, Preprocessing, Split, fit_to_model, load_data
-from tfopt.data.for_model import data_for
+from tfopt.data.folder import IMAGES, RECORDINGS, TEXTS, kind_of
+from tfopt.data.for_model import data_for, with_or_without_labels
 from tfopt.data.split import choose
 from tfopt.errors import DataError
 
@@ -598,6 +599,41 @@ def test_what_systems_leave_in_folders_is_left_out(tmp_path: Path) -> None:
     assert all(name in notes for name in ("desktop.ini", "Thumbs.db", "__MACOSX"))
 
 
+def test_the_kind_of_a_folder_is_that_of_its_samples(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "val/a", "val/b", "a/.thumbs", ".cache/a"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("train/a/1.wav", "train/b/2.wav", "val/a/3.WAV", "val/b/4.wav"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a" / "x.wav").write_bytes(b"")
+    for name in ("a/.thumbs/x.png", ".cache/a/y.png", "train/a/._1.png", "spectrogram.png", "train/plot.PNG"):
+        (tmp_path / name).write_bytes(b"")
+    assert kind_of(tmp_path) is RECORDINGS  # hidden ones, and those beside folders, do not count
+    (tmp_path / "train" / "a" / "1.png").write_bytes(b"")
+    assert kind_of(tmp_path) is IMAGES
+    alone = tmp_path / "alone"
+    (alone / "a").mkdir(parents=True)
+    (alone / "1.txt").write_bytes(b"")
+    assert kind_of(alone) is TEXTS  # there are no others
+
+
+def test_a_class_called_train_may_have_hidden_folders(tmp_path: Path) -> None:
+    image_folder(tmp_path, ("train", "bus"))
+    (tmp_path / "train" / ".thumbs").mkdir()
+    assert load_data(tmp_path).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "A.NPZ"])
+def test_a_npz_in_any_case(tmp_path: Path, name: str) -> None:
+    """With labels and without, images are in the size that the model takes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3)).astype(np.uint8)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
+    for arrays in ({"x": pixels, "y": np.arange(20) % 2}, {"x": pixels}):
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, **arrays)
+        data = with_or_without_labels(model, tmp_path / name, quiet=True)
+        assert data.input_shape == (4, 4, 1) and (data.labels == "none") == ("y" not in arrays)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 40, 300])
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif", "webp", "tif"])
 def test_a_corrupt_image_is_named(tmp_path: Path, kind: str, keep: int) -> None:
@@ -735,6 +771,8 @@ def test_a_dataset_is_scaled_under_the_old_name_too() -> None:
         {"text": "a"},
         {"labels": "b"},
         {"validation": 0.1},
+        {"test": 0.5},
+        {"seed": 0},
         {"features": {}},
         {"cache": "kept"},
     ],
@@ -744,7 +782,7 @@ def test_settings_for_data_that_are_loaded_already_are_refused(setting):
     with pytest.raises(DataError, match=f"Expected a Dataset alone, .* also got {next(iter(setting))};"):
         load_data(data, **setting)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    if next(iter(setting)) not in ("validation", "features", "cache"):
+    if next(iter(setting)) not in ("validation", "test", "seed", "features", "cache"):
         with pytest.raises(DataError, match="Expected a Dataset alone"):
             data_for(model, data, **setting)
     assert load_data(data) is data and data_for(model, data) is data

@@ -252,6 +252,9 @@ def test_hugging_face_texts_and_columns():
     assert data.preprocessing.features == ("age", "age?", "city=Oslo") and data.task == "regression"
     with pytest.raises(DataError, match="a split called train, got unsupervised"):
         load_data({"unsupervised": Split(rows)})
+    parts = {"train": Split(rows), "val": Split(rows[:11]), "Validation": Split(rows[:7])}
+    with pytest.raises(DataError, match="one split for each of train, validation and test, got train, val, Validation"):
+        load_data(parts)
 
 
 @pytest.mark.parametrize("names", [None, ["3", "5"]])

@@ -131,11 +131,42 @@ def test_bad_recordings_are_named(recordings):
         ({"mels": 8}, "at most 8 coefficients"),
         ({"rate": 8000, "highest": 5000.0}, "within 0 and 4000 Hz"),
         ({"seconds": 0.01}, "at least one frame"),
+        ({"rate": 8000, "hop": 1e-5}, r"a hop of 1 sample or more, at 8,000 Hz at least 0\.000125 s, got 1e-05 s"),
+        ({"rate": 8000, "frame": 1e-4}, r"a frame of 2 samples or more, at 8,000 Hz at least 0\.00025 s"),
+        ({"hop": float("inf")}, "hop above 0, got inf"),
+        ({"mels": 32.5}, "mels as a whole number, got 32.5"),
     ],
 )
 def test_settings_are_checked(settings, problem):
     with pytest.raises(DataError, match=problem):
         Sound(**settings)
+
+
+def test_a_hop_is_checked_with_the_rate_of_the_recordings(recordings):
+    with pytest.raises(DataError, match=r"a hop of 1 sample or more, at 8,000 Hz"):
+        load_data(recordings, preprocessing=Sound(hop=1e-5))
+
+
+def bands_without_a_bin(rate, frame, mels, lowest):
+    """Count triangles, in the mel scale of O'Shaughnessy, that have no frequency of the FFT inside."""
+    mel = 2595 * np.log10(1 + np.arange(1, frame // 2 + 1) * rate / frame / 700)
+    low, high = 2595 * np.log10(1 + np.array([lowest, rate / 2]) / 700)
+    corners = low + (high - low) / (mels + 1) * np.arange(mels + 2)
+    return sum(not ((a < mel) & (mel < b)).any() for a, b in zip(corners[:-2], corners[2:], strict=True))
+
+
+def test_empty_bands_are_told(recordings):
+    settings = {"frame": 0.016, "mels": 128}
+    empty = bands_without_a_bin(RATE, 128, 128, 60.0)
+    data = load_data(recordings, preprocessing=Sound(**settings))
+    assert empty == 29 and (data.train.x().std(axis=(0, 1, 3)) == 0).sum() >= empty
+    note = f"{empty} of 128 bands are narrower than the 62.5 Hz between two frequencies of a frame and always empty"
+    assert any(each.startswith(note) for each in data.notes)
+    for fine in (Sound(), Sound(frame=0.064, mels=40)):
+        assert not any("always empty" in each for each in load_data(recordings, preprocessing=fine).notes)
+    of_benchmark = Sound(rate=16000, seconds=1.0, frame=0.064, mels=128, lowest=20.0)
+    assert bands_without_a_bin(16000, 1024, 128, 20.0) == 0
+    assert not of_benchmark.notes([np.zeros((1, 16000))])
 
 
 def test_a_result_feeds_other_recordings_alike(recordings, tmp_path):

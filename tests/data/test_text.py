@@ -6,12 +6,16 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfopt
-from tfopt.data import Text, load_data
+from tfopt.data import Preprocessing, Text, load_data
 from tfopt.data.beside import stated_beside
-from tfopt.data.for_model import data_for
+from tfopt.data.for_model import data_for, with_or_without_labels
 from tfopt.errors import DataError
+from tfopt.evaluate.verify import verify_file
+from tfopt.tflite.settings import FLOAT
+from tfopt.tflite.write.export import export_tflite
 
 
 def texts_of(*texts):
@@ -216,6 +220,77 @@ def test_a_result_has_its_vocabulary(result, reviews, capsys):
     other.write_text("text,label\nso good,great\n")
     with pytest.raises(DataError, match="labels bad, good in 'label', also got great"):
         data_for(made.model, other, beside=[folder])
+
+
+FEW = texts_of(*["so good", "so bad", "bad film", "good film"] * 10)
+CLASSES = np.arange(40) % 2
+
+
+@pytest.fixture
+def stated(tmp_path):
+    """A place beside a data.json that states a Text, and that Text."""
+    text = Text(vocabulary=("", "[UNK]", "good", "so"), length=3)
+    (tmp_path / "data.json").write_text(json.dumps({"preprocessing": text.to_dict()}))
+    for name, content in text.files().items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path / "model.keras", text
+
+
+def small_model():
+    given = keras.Input((3,), dtype="int32")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(given))
+    return keras.Model(given, keras.layers.Dense(2, "softmax")(pooled))
+
+
+def as_npz(path, *arrays):
+    np.savez(path, **dict(zip(("x", "y"), arrays, strict=False)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda path: (FEW, CLASSES),
+        lambda path: (list(FEW), CLASSES),
+        lambda path: (FEW.astype(str), CLASSES),
+        lambda path: ((FEW, CLASSES), (FEW, CLASSES)),
+        lambda path: {"train": (FEW, CLASSES), "test": (FEW, CLASSES)},
+        lambda path: tf.data.Dataset.from_tensor_slices((list(FEW), CLASSES)).batch(8),
+        lambda path: as_npz(path / "texts.npz", FEW.astype(str), CLASSES),
+    ],
+    ids=["objects", "list", "strings", "pairs", "dict", "tf.data", "npz"],
+)
+def test_arrays_of_texts_are_fed_as_stated(stated, source, tmp_path):
+    place, text = stated
+    data = data_for(small_model(), source(tmp_path), beside=[place], quiet=True)
+    assert data.preprocessing == text and data.notes[-1].endswith(f"as data.json beside {place} says")
+    # "so good" is 3, 2; "so bad" 3, 1; "bad film" 1, 1; "good film" 2, 1.
+    assert set(map(tuple, data.train.x().tolist())) == {(3, 2, 0), (3, 1, 0), (1, 1, 0), (2, 1, 0)}
+
+
+@pytest.mark.parametrize("source", [lambda path: FEW, lambda path: as_npz(path / "a.npz", FEW.astype(str))])
+def test_texts_without_labels_are_fed_as_stated(stated, source, tmp_path):
+    place, text = stated
+    data = with_or_without_labels(small_model(), source(tmp_path), beside=[place], quiet=True)
+    assert (data.labels, data.preprocessing, data.input_shape) == ("none", text, (3,))
+    asked = Text(vocabulary=("", "[UNK]", "film"), length=3)
+    data = with_or_without_labels(small_model(), source(tmp_path), preprocessing=asked, beside=[place], quiet=True)
+    assert data.preprocessing == asked and "texts are fed as asked, instead of as texts" in data.notes[-1]
+
+
+def test_a_front_end_that_is_asked_for_is_used(stated):
+    place, text = stated
+    asked = Text(vocabulary=("", "[UNK]", "film"), length=3)
+    with pytest.raises(DataError, match=r"preprocessing=tfopt\.inputs\.Text\(\) does"):
+        data_for(small_model(), (FEW, CLASSES), quiet=True)
+    for places, end in ((), "texts are fed as asked"), ([place], f"as data.json beside {place} says"):
+        data = data_for(small_model(), (FEW, CLASSES), preprocessing=asked, beside=places, quiet=True)
+        assert data.preprocessing == asked and data.notes[-1].endswith(end)
+    model = small_model()
+    lite = export_tflite(model, None, FLOAT, representative_data=data)
+    assert verify_file(model, lite, (FEW, CLASSES), preprocessing=asked).samples == 8
+    with pytest.raises(DataError, match="Expected a Preprocessing for images and numbers, got a Text"):
+        Preprocessing.of(text)
 
 
 def test_another_vocabulary_is_refused(result):

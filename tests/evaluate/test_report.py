@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report, Resources, Row, measured_row
 from tfopt.evaluate.timing import speedup
 from tfopt.tflite.settings import Export
@@ -86,6 +87,30 @@ def test_json():
     }
     assert again["rows"][1]["latency_ms"] is None
     assert again["rows"][1]["notes"] == []
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), np.float64("-inf")])
+def test_metrics_that_are_no_numbers(value):
+    rows = [dataclasses.replace(ROWS[0], metrics={"accuracy": 0.5, "auc": value}), *ROWS[1:]]
+    rows[1] = dataclasses.replace(rows[1], metrics={"accuracy": 0.5, "auc": 0.75})
+    report = Report({"name": "mine"}, rows)
+    text = report.to_json()
+    assert json.loads(text, parse_constant=pytest.fail)["rows"][0]["metrics"] == {"accuracy": 0.5, "auc": None}
+    assert Report.from_json(text) == report
+    assert cells(str(report).splitlines()[4])[:3] == ["original", "0.5000", "-"]
+    first = dataclasses.replace(ROWS[0], metrics={"auc": value})
+    page = report_page(Report({"name": "mine"}, [first, dataclasses.replace(ROWS[1], metrics={"auc": 0.75})]))
+    assert "0.75" in page and "against cost" not in page
+    assert "against cost" in report_page(report)
+
+
+def test_a_score_that_is_no_number(full_report):
+    report = full_report()
+    worst = dataclasses.replace(report.findings.answers[0].worst[0], score=float("nan"))
+    answers = dataclasses.replace(report.findings.answers[0], worst=[worst])
+    report = dataclasses.replace(report, findings=dataclasses.replace(report.findings, answers=[answers]))
+    again = Report.from_json(report.to_json())
+    assert again.findings.answers[0].worst[0].score is None
 
 
 def test_empty_report_is_not_an_error():

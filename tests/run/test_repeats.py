@@ -3,7 +3,7 @@
 import pytest
 
 from tfopt.evaluate.report import Report, Row
-from tfopt.run.repeats import spread
+from tfopt.run.repeats import spread, table
 
 
 def report(*steps):
@@ -26,3 +26,9 @@ def test_mean_and_sample_deviation_of_the_steps_that_all_runs_have():
     twice = report(("FineTune", 0.5, 1), ("FineTune", 0.8, 1))
     assert [step["mean"]["accuracy"] for step in spread([twice])] == [0.5, 0.8]
     assert spread([first])[2]["deviation"]["accuracy"] == 0.0
+
+
+def test_a_metric_that_one_run_lacks_has_no_mean():
+    (step,) = spread([report(("original", 0.9, 100)), report(("original", float("nan"), 100))])
+    assert step["mean"] == {"accuracy": None, "bytes": 100} and step["deviation"] == {"accuracy": None, "bytes": 0}
+    assert list(table([step], "mine").columns[1].cells) == ["-"]

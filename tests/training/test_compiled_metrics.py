@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
-from tfopt.training.compiled_metrics import compiled_metrics, measured_metrics, usable_metrics
+from tfopt.training.compiled_metrics import CompiledMetric, compiled_metrics, measured_metrics, usable_metrics
 from tfopt.training.outputs import own_metrics
 
 RNG = np.random.default_rng(0)
@@ -127,6 +127,10 @@ def test_what_cannot_be_measured_is_a_note():
     reasons = {"needy": "no weights", "settings": "more", "mean": "it takes values and their weights"}
     for note, (name, why) in zip(notes[:3], reasons.items(), strict=True):
         assert note.startswith(begin.format(name)) and why in note
+    found, failed = measured_metrics(
+        (CompiledMetric("", Needy(name="needy"), keras),), data, some, model.predict(some.x()), False, taken=()
+    )
+    assert found == {"needy": None} and list(failed.values()) == ["no weights"]
     assert notes[3] == "the weighted metrics of the model are not in the report, which weighs no samples"
 
 

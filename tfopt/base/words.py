@@ -22,6 +22,11 @@ def shortened(count: int | None) -> str:
     return "-" if count is None else str(count)
 
 
+def in_decimals(value: float | None) -> str:
+    """Return a metric with four decimals; "-" for None, which stands for NaN."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def metric_in_words(name: str) -> str:
     """Return the name of a metric or a loss in words: "mean_iou" as "mean IoU", "age_rmse" as "age RMSE"."""
     return " ".join(_SHORT.get(word, word) for word in name.split("_"))

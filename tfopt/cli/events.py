@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from tfopt.base.finite_json import finite
 from tfopt.base.progress import Listener
 from tfopt.cli.command import ending
 
@@ -27,7 +27,7 @@ class JsonLines:
 
     def write(self, event: str, **values: Any) -> None:
         """Write one line."""
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **_finite(values)}, allow_nan=False)
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **finite(values)}, allow_nan=False)
         if self._stream is None:
             return
         try:
@@ -35,15 +35,6 @@ class JsonLines:
             self._stream.flush()
         except (BrokenPipeError, ValueError):  # the run is worth more
             self._stream = None
-
-
-def _finite(values: Any) -> Any:
-    """Return `values` with None for NaN and infinity, which JSON lacks."""
-    if isinstance(values, Mapping):
-        return {name: _finite(value) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """`tfopt check | inspect | compare | verify | bench | rank`: examine model files, and preview a recipe."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
@@ -242,6 +241,7 @@ def bench(
 
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
+    from tfopt.base.finite_json import json_text
     from tfopt.evaluate.bench import benchmark_files, benchmark_table
 
     measured = benchmark_files(
@@ -254,5 +254,5 @@ def bench(
         allow_unsafe=allow_unsafe,
     )
     if json_file:
-        write_atomically(json_file, json.dumps([dataclasses.asdict(row) for row in measured], indent=2) + "\n")
+        write_atomically(json_file, json_text([dataclasses.asdict(row) for row in measured]))
     print_table(benchmark_table(measured, threads))

@@ -1,6 +1,5 @@
 """`tfopt sensitivity`: measure what fewer bits cost, kernel by kernel."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ def sensitivity(
         require_format(plot)
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
+    from tfopt.base.finite_json import json_text
     from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
     from tfopt.search import sensitivity
@@ -68,7 +68,7 @@ def sensitivity(
             progress=lambda done, all_: _show(bar, done, all_),
         )
     if json_file:
-        write_atomically(json_file, json.dumps(found.to_dict(), indent=2) + "\n")
+        write_atomically(json_file, json_text(found.to_dict()))
     print_table(found.table())
     if plot:
         say(f"wrote {found.plot(plot)}")

@@ -56,7 +56,7 @@ def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | 
     """Raise PromiseError if a run, whose results are in `out`, failed its guard or is below `min_accuracy`."""
     if not verdict.ok:
         raise PromiseError(f"{verdict.text.rstrip('.')}. All results are in {out}.")
-    if min_accuracy is not None and (found := report.rows[-1].metrics["accuracy"]) < min_accuracy:
+    if min_accuracy is not None and (found := report.rows[-1].metrics["accuracy"] or 0.0) < min_accuracy:
         raise PromiseError(
             f"The file's accuracy is {found:.4f}, below --min-accuracy {min_accuracy:g}. The results are in {out}."
         )

@@ -148,6 +148,7 @@ def _write(
 ) -> None:
     """Move all results to `out`, with mean and spread, and print the table."""
     from tfopt.base.files import WORK, output_folder, write_atomically
+    from tfopt.base.finite_json import json_text
     from tfopt.base.terminal import rendered
     from tfopt.run.repeats import spread, table
 
@@ -165,5 +166,5 @@ def _write(
                 )
             else:
                 _link_or_copy(place, new / place.name)
-        write_atomically(new / "repeats.json", json.dumps({"seeds": list(reports), "steps": steps}, indent=2) + "\n")
+        write_atomically(new / "repeats.json", json_text({"seeds": list(reports), "steps": steps}))
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -33,6 +33,11 @@ def read_digits() -> Parts:
     return Parts({"train": (images, digits.target)}, "scikit-learn's handwritten digits", names)
 
 
+def is_npz(source: Any) -> bool:
+    """Return whether `source` is the path of a .npz file."""
+    return isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz"
+
+
 def read_npz(path: Path) -> Parts:
     """Read a .npz file with x and y, or x_train, y_train and optionally x_test, y_test, x_val, y_val, class_names.
 
@@ -67,6 +72,17 @@ def read_npz(path: Path) -> Parts:
     notes = (f"keys left out: {', '.join(sorted(arrays))}",) if arrays else ()
     class_names = None if names is None else tuple(map(str, names))
     return Parts(pairs, f"file {path.name}", class_names, notes)
+
+
+def has_raw_inputs(path: Path) -> bool:
+    """Return whether the inputs in a .npz file are texts or records; False for a file that `read_npz` refuses."""
+    try:
+        with reading(lambda why: DataError(why)):
+            headers = archives.npz_headers(path)
+    except DataError:
+        return False
+    inputs = [header for key, header in headers.items() if key.partition("/")[0] in ("x", "x_train")]
+    return any(header.dtype.kind in "SUV" for header in inputs)
 
 
 def _grouped(arrays: dict[str, np.ndarray]) -> dict[str, Any]:

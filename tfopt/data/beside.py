@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -128,6 +128,25 @@ def raw_front_end_beside(places: Iterable[Any]) -> tuple[FrontEnd | None, str]:
         if stated is not None and not isinstance(stated, Preprocessing):
             return stated, f"{stated.describe()}, as {_source(place)} says"
     return None, ""
+
+
+def is_raw_front_end(preprocessing: Any) -> TypeGuard[FrontEnd]:
+    """Return whether a preprocessing is one of other samples than images."""
+    return isinstance(preprocessing, FrontEnd) and not isinstance(preprocessing, Preprocessing)
+
+
+def raw_front_end_for(places: Iterable[Any], asked: str | FrontEnd | None) -> tuple[FrontEnd | None, str]:
+    """Return the front end of other samples than images that is asked for, or that is stated, and a note on it.
+
+    Args:
+        places: paths of models, files and recipes, or files that say it themselves; the first that says it counts.
+        asked: what the caller has chosen; the name or the preprocessing of images leaves it to what is stated.
+    """
+    stated, note = raw_front_end_beside(places)
+    if not is_raw_front_end(asked):
+        return stated, note
+    differs = stated is not None and stated.to_dict() != asked.to_dict()
+    return asked, f"{asked.subject} are fed as asked{f', instead of as {note}' if differs else ''}"
 
 
 def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bool) -> tuple[Preprocessing, str]:

@@ -36,13 +36,23 @@ _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # by Windows and ma
 
 
 def kind_of(root: Path) -> FileKind:
-    """Return the kind of samples in `root` and below it: the first of `KINDS` that has any, else images."""
-    found: set[str] = set()
-    for _, _, names in os.walk(root):
-        found.update(Path(name).suffix.lower() for name in names)
+    """Return the kind of samples in `root` and below it: the first of `KINDS` that has any, else images.
+
+    Files in folders that have no folders count; those beside folders do only if there is none of any kind among these.
+    """
+    found, loose = set[str](), set[str]()
+    for _, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if is_shown(name)]
+        (loose if folders else found).update(Path(name).suffix.lower() for name in names if is_shown(name))
         if not found.isdisjoint(IMAGES.suffixes):
             break
-    return _first_kind(found)
+    known = {suffix for kind in KINDS for suffix in kind.suffixes}
+    return _first_kind(loose if found.isdisjoint(known) else found)
+
+
+def is_shown(name: str) -> bool:
+    """Return whether a file or folder is neither hidden nor left by an operating system."""
+    return not name.startswith(".") and name.lower() not in _LEFT_BY_SYSTEMS
 
 
 def _first_kind(suffixes: set[str]) -> FileKind:
@@ -68,7 +78,7 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
     parts = {part: folder for folder in folders if (part := PART_NAMES.get(folder.name.lower()))}
     strangers = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
     # A class may be called "train", too: it then holds files, not folders, and is one of several classes.
-    if not parts or (strangers and not any(path.is_dir() for part in parts.values() for path in part.iterdir())):
+    if not parts or (strangers and not any(map(_visible_folders, parts.values()))):
         names, pair, notes = _classes(root, kind)
         return Parts({"train": pair}, source, names, notes, files=True)
     if strangers:

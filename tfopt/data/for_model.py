@@ -2,20 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tfopt.base.annotations import annotations
 from tfopt.base.progress import Listener, Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
-from tfopt.data.beside import fed_as_beside, mask_values_beside, raw_front_end_beside
+from tfopt.data.arrays import is_npz
+from tfopt.data.beside import fed_as_beside, is_raw_front_end, mask_values_beside, raw_front_end_for
 from tfopt.data.check import check_front_end, fit_inputs, require_numbers
 from tfopt.data.fitting import COLORS, fitted_to
 from tfopt.data.folder import holds_masks
+from tfopt.data.front_end import FrontEnd
 from tfopt.data.ids import check_ids
 from tfopt.data.names import named_as
-from tfopt.data.sources import has_columns, has_images_to_decode, path_of, raw_kind, shadowed_note
+from tfopt.data.sources import has_columns, has_images_to_decode, holds_raw_arrays, path_of, raw_kind, shadowed_note
 from tfopt.data.unlabeled import unlabeled
 
 HELD_OUT = 0.2
@@ -27,7 +28,7 @@ def data_for(
     model: Any,
     source: Any,
     *,
-    preprocessing: str | None = None,
+    preprocessing: str | FrontEnd | None = None,
     limit: int | None = None,
     input_shape: Sequence[int] | None = None,
     beside: Iterable[Any] = (),
@@ -46,7 +47,8 @@ def data_for(
     Args:
         model: a Keras model or a `LiteModel`.
         source: as for `load_data`.
-        preprocessing: the name of a `Preprocessing` ("raw", "unit", "symmetric", "caffe", "torch").
+        preprocessing: as for `load_data`: a name ("raw", "unit", "symmetric", "caffe", "torch"), or a front end, such
+            as a `Text`.
         limit: the most samples in each part.
         input_shape: overrides the model's input shape.
         beside: paths of the model, its file or recipe, next to which a `data.json` may be.
@@ -72,9 +74,11 @@ def data_for(
         places.insert(0, own)
     if mask_values is None and (path := path_of(source)) and path.is_dir() and holds_masks(path):
         options["mask_values"] = mask_values_beside(places)
-    stated, note = raw_front_end_beside(places)
-    if raw_kind(source) or own.preprocessing or (stated and has_columns(source)):
+    stated, note = raw_front_end_for(places, preprocessing)
+    is_raw = has_columns(source) or holds_raw_arrays(source)
+    if is_raw_front_end(preprocessing) or raw_kind(source) or own.preprocessing or (stated and is_raw):
         data = load_data(source, preprocessing=stated or preprocessing, **options)
+        check_front_end(data, own.preprocessing)
         note = note or f"{data.preprocessing.describe()}, from these data: no data.json beside the model says otherwise"
     else:
         data = named_as(model, _loaded(model, source, preprocessing, input_shape, options))
@@ -92,17 +96,20 @@ def _with_known_ids(data: Dataset, model: Any) -> Dataset:
 
 
 def _loaded(
-    model: Any, source: Any, preprocessing: str | None, input_shape: Sequence[int] | None, options: dict[str, Any]
+    model: Any,
+    source: Any,
+    preprocessing: str | FrontEnd | None,
+    input_shape: Sequence[int] | None,
+    options: dict[str, Any],
 ) -> Dataset:
     shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
     if not has_images_to_decode(source) or len(shape) != 3:
-        named = Preprocessing.named(preprocessing) if preprocessing else None
+        named = Preprocessing.of(preprocessing) if preprocessing else None
         data = load_data(source, preprocessing=named, **options)
-        is_npz = isinstance(source, str | Path) and Path(source).suffix == ".npz"
-        return fitted_to(data, shape) if is_npz else data
+        return fitted_to(data, shape) if is_npz(source) else data
     size = (shape[0], shape[1]) if shape[0] and shape[1] else None
     color = COLORS.get(shape[2])
-    named = Preprocessing.named(preprocessing or "raw")
+    named = Preprocessing.of(preprocessing)
     return load_data(source, preprocessing=named, size=size, color=color, **options)
 
 
@@ -111,7 +118,7 @@ def with_or_without_labels(
     source: Any,
     *,
     held_out: float | None = HELD_OUT,
-    preprocessing: str | None = None,
+    preprocessing: str | FrontEnd | None = None,
     limit: int | None = None,
     input_shape: Sequence[int] | None = None,
     beside: Iterable[Any] = (),

@@ -84,5 +84,11 @@ def _by_part(splits: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     parts = {PART_NAMES[name.lower()]: split for name, split in splits.items() if name.lower() in PART_NAMES}
     if "train" not in parts:
         raise DataError(f"Expected a split called train, got {', '.join(splits)}; pass a dict with train.")
+    used = [name for name in splits if name.lower() in PART_NAMES]
+    if len(used) > len(parts):
+        raise DataError(
+            f"Expected one split for each of train, validation and test, got {', '.join(used)}; pass a dict with one "
+            "of each."
+        )
     left = [name for name in splits if name.lower() not in PART_NAMES]
     return parts, (f"splits left out: {', '.join(left)}",) if left else ()

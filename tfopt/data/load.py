@@ -21,6 +21,7 @@ from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.reconstruction import with_flags, with_labels
 from tfopt.data.samples import Split
 from tfopt.data.sources import read_source
+from tfopt.data.split import SEED, TEST
 from tfopt.data.stored import chunks_of
 from tfopt.errors import DataError
 from tfopt.tasks import Forecasting, Reconstruction, Regression, Several
@@ -40,9 +41,9 @@ def load_data(
     color: Color | None = None,
     text: str | None = None,
     labels: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     validation: float | None = None,
-    test: float = 0.2,
+    test: float | None = None,
     limit: int | None = None,
     steps: int | Mapping[str, int] | None = None,
     task: str | None = None,
@@ -67,10 +68,10 @@ def load_data(
         color: "rgb" or "grayscale"; None keeps the color of the images.
         text: the column of a table, or of rows of other sources, that has texts; None: "text", if there is one.
         labels: the column of a table, or of rows of other sources, that has the labels; None: "label".
-        seed: of every split.
+        seed: of every split; None for 0.
         validation: fraction of train to split off if there is no validation part, at most 2,000 samples; None for a
             tenth, or a fifth of fewer than 1,000.
-        test: fraction of train to split off if there is no test part.
+        test: fraction of train to split off if there is no test part; None for a fifth.
         limit: the most samples in each of train, validation and test, spread over the classes.
         steps: batches to take of each tf.data or PyDataset, also of one without an end (samples, of tf.data that is not
             batched); by the name of the part, or one number for all. None takes all.
@@ -98,8 +99,8 @@ def load_data(
     """
     if isinstance(source, Dataset):
         named: dict[str, Any] = {"preprocessing": preprocessing, "size": size, "color": color, "text": text}
-        named |= {"labels": labels, "validation": validation, "limit": limit, "steps": steps, "task": task}
-        named |= {"features": features, "cache": cache, "mask_values": mask_values}
+        named |= {"labels": labels, "seed": seed, "validation": validation, "test": test, "limit": limit}
+        named |= {"steps": steps, "task": task, "features": features, "cache": cache, "mask_values": mask_values}
         if useless := [name for name, value in named.items() if value is not None]:
             raise DataError(
                 f"Expected a Dataset alone, which is returned unchanged, also got {', '.join(useless)}; give them "
@@ -126,9 +127,9 @@ def load_data(
             parts,
             applied,
             preprocessing,
-            seed=seed,
+            seed=SEED if seed is None else seed,
             validation=validation,
-            test=test,
+            test=TEST if test is None else test,
             limit=limit,
             task=task,
             cache=cache if cache is None or cache is False else Path(cache),

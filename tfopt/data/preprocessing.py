@@ -97,6 +97,22 @@ class Preprocessing(FrontEnd):
             raise DataError(f"Expected a preprocessing named {', '.join(NAMED)}, got {name!r}.")
         return cls(**NAMED[name])
 
+    @classmethod
+    def of(cls, given: str | FrontEnd | None) -> Preprocessing:
+        """Return a preprocessing that is given, or the one of that name; "raw" for None.
+
+        Raises:
+            DataError: another name, or a front end of other samples than images.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, FrontEnd):
+            raise DataError(
+                f"Expected a Preprocessing for images and numbers, got a {type(given).__name__}, which is "
+                f"for {given.subject}."
+            )
+        return cls.named(given or "raw")
+
     @property
     def per_channel(self) -> bool:
         """Whether it treats the channels of RGB images differently."""

@@ -11,12 +11,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from typing_extensions import override
 
+from tfopt.base.words import counted
 from tfopt.data.check import check_bytes
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.random_changes import RandomChanges
 from tfopt.data.recordings import Header, clipped_note, headers, middle, notes_on, read_recordings, to_int16
 from tfopt.data.sound_augmentation import SoundAugmentation
-from tfopt.data.spectrogram import log_mel, mfcc
+from tfopt.data.spectrogram import fft_size, log_mel, mel_weights, mfcc
 from tfopt.errors import DataError
 
 _HELD_WHOLE, _LONGEST = 0.99, 10.0  # share of the training recordings, and seconds, for the length that is chosen
@@ -70,8 +71,17 @@ class Sound(FrontEnd):
         """Raise `DataError` for a field out of range."""
         for name in ("rate", "seconds", "frame", "hop", "mels", "coefficients"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
+            if value is not None and not (isinstance(value, int | float) and 0 < value < np.inf):
                 raise DataError(f"Expected {name} above 0, got {value!r}.")
+        for name in ("mels", "coefficients"):
+            if not float(getattr(self, name)).is_integer():
+                raise DataError(f"Expected {name} as a whole number, got {getattr(self, name)!r}.")
+        for name, least in (("frame", 2), ("hop", 1)):
+            if self.rate and round(getattr(self, name) * self.rate) < least:
+                raise DataError(
+                    f"Expected a {name} of {counted(least, 'sample')} or more, at {self.rate:,} Hz at least "
+                    f"{least / self.rate:.3g} s, got {getattr(self, name):g} s."
+                )
         if self.features not in ("log-mel", "mfcc"):
             raise DataError(f'Expected features "log-mel" or "mfcc", got {self.features!r}.')
         if self.coefficients > self.mels:
@@ -114,7 +124,19 @@ class Sound(FrontEnd):
         found = [self._headers(raw) for raw in parts]
         paths = [path for raw in parts for path in raw]
         joined = [header for of_part in found for header in of_part]
-        return (*notes_on(joined, self._rate, self._samples), *clipped_note(paths, joined))
+        return (*self._note_on_bands(), *notes_on(joined, self._rate, self._samples), *clipped_note(paths, joined))
+
+    def _note_on_bands(self) -> tuple[str, ...]:
+        """Return a note on bands that lie between two frequencies of the FFT, so that their energy is always 0."""
+        frame = round(self.frame * self._rate)
+        bins = fft_size(frame) // 2 + 1
+        weights = mel_weights(bins, self._rate, self.mels, self.lowest, self.highest or self._rate / 2)
+        if not (empty := int((~weights.any(axis=0)).sum())):
+            return ()
+        return (
+            f"{empty:,} of {self.mels:,} bands are narrower than the {self._rate / 2 / (bins - 1):.3g} Hz between two "
+            "frequencies of a frame and always empty: take fewer mels, or a longer frame",
+        )
 
     @override
     def apply(self, values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tfopt.data.arrays import read_arrays, read_dict, read_digits, read_npz
+import numpy as np
+
+from tfopt.data.arrays import has_raw_inputs, is_npz, read_arrays, read_dict, read_digits, read_npz
 from tfopt.data.columns import is_table
 from tfopt.data.folder import IMAGES, FileKind, kind_of, read_folder
 from tfopt.data.front_end import FrontEnd
@@ -16,7 +18,7 @@ from tfopt.data.named_rows import NamedRows, read_rows
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import read_raw_folder
-from tfopt.data.streams import Steps, has_streams, is_stream
+from tfopt.data.streams import Steps, has_streams, is_stream, is_tf_data
 from tfopt.data.tables import read_table
 from tfopt.data.tfrecords import record_files, rows_of_records
 from tfopt.errors import DataError
@@ -111,6 +113,26 @@ def has_images_to_decode(source: Any) -> bool:
     return has_columns(source) or (path is not None and path.is_dir())
 
 
+def holds_raw_arrays(source: Any) -> bool:
+    """Return whether the inputs in arrays, in a .npz or in tf.data are texts or records, which models do not take."""
+    if is_npz(source):
+        return has_raw_inputs(Path(source))
+    return not isinstance(source, str | Path) and _are_raw(source)
+
+
+def _are_raw(values: Any) -> bool:
+    """Return whether arrays, or the first of a tuple or list, are texts or records."""
+    if is_tf_data(values):
+        return _are_raw(values.element_spec)
+    if isinstance(values, Mapping):
+        return any(map(_are_raw, values.values()))
+    if isinstance(values, tuple | list):  # the inputs come first
+        return bool(values) and _are_raw(values[0])
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind in "SUV" or (values.dtype == object and _are_raw(next(values.flat, None)))
+    return isinstance(values, str | bytes) or getattr(getattr(values, "dtype", None), "name", "") == "string"
+
+
 def raw_kind(source: Any) -> FileKind | str | None:
     """Return `TABLE` for the path of a table, the kind of other files than images in a folder, and else None."""
     path = path_of(source)
@@ -136,7 +158,7 @@ def _read_numbers(source: Any, steps: Steps | None) -> Parts:
         return read_folder(path)
     if not path.exists():
         raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
-    if path.suffix.lower() != ".npz":
+    if not is_npz(path):
         raise DataError(
             f"Expected a folder, a table (.csv, .tsv, .jsonl, .parquet) or a .npz file, got {path}; save arrays with "
             "numpy.savez."

@@ -12,6 +12,8 @@ NAMES = ("train", "validation", "test")
 LARGEST_VALIDATION = 2000
 # With fewer training samples than this, a tenth of them would say too little about a model.
 FEW = 1000
+TEST, SEED = 0.2, 0
+"""What is split off for the test, and the seed of every split, unless the caller says otherwise."""
 Plan = dict[str, tuple[str, np.ndarray]]
 
 

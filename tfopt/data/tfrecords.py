@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base.words import reason_of
-from tfopt.data.folder import PART_NAMES
+from tfopt.data.folder import PART_NAMES, is_shown
 from tfopt.data.named_rows import NamedRows, Row
 from tfopt.errors import DataError
 
@@ -30,7 +30,7 @@ def record_files(source: Any) -> dict[str, list[Path]]:
         return {}
     path = Path(source)
     files = [path] if path.is_file() else sorted(each for each in path.iterdir() if each.is_file())
-    files = [file for file in files if _NAME.search(file.name)]
+    files = [file for file in files if _NAME.search(file.name) and is_shown(file.name)]
     parts = [_part_in(file.name) for file in files]
     if len(files) < 2 or not any(parts):
         return {"train": files} if files else {}

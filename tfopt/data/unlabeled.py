@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.progress import Progress
-from tfopt.data.arrays import read_inputs_alone
+from tfopt.data.arrays import is_npz, read_inputs_alone
 from tfopt.data.arrays_by_name import count_samples, leaves, rows
-from tfopt.data.beside import preprocessing_beside, raw_front_end_beside
+from tfopt.data.beside import is_raw_front_end, preprocessing_beside, raw_front_end_for
 from tfopt.data.check import check_narrow_inputs, check_pair
 from tfopt.data.columns import is_table
 from tfopt.data.dataset import Dataset
@@ -25,11 +25,11 @@ from tfopt.data.names import inputs_named_as, output_names
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import raw_samples
 from tfopt.data.samples import Split, are_images
-from tfopt.data.sources import path_of
+from tfopt.data.sources import holds_raw_arrays, path_of
 from tfopt.data.stored import take
 from tfopt.data.table import Table
 from tfopt.data.tables import read_unlabeled
-from tfopt.data.text import Text
+from tfopt.data.text import Text, as_strings
 from tfopt.tasks import Task
 from tfopt.tasks.regression import Regression
 
@@ -48,7 +48,7 @@ def unlabeled(
     model: Any,
     source: Any,
     *,
-    preprocessing: str | None,
+    preprocessing: str | FrontEnd | None,
     limit: int | None,
     input_shape: Sequence[int] | None,
     beside: Iterable[Any],
@@ -62,7 +62,7 @@ def unlabeled(
         source: an array, or a dict with one for each of several inputs; the path of a .npz with x alone, or x/NAME for
             each of them; of a folder of images, recordings or texts without class folders; or of a table without the
             column of labels that a `data.json` names.
-        preprocessing: the name of that for images; None leaves it to a `data.json`.
+        preprocessing: as for `load_data`; None leaves it to a `data.json`.
         limit: the most samples.
         input_shape: overrides the model's input shape.
         beside: paths of the model, its file or recipe, next to which a `data.json` may be.
@@ -77,7 +77,7 @@ def unlabeled(
     path, places = path_of(source), list(beside)
     if path is None and isinstance(source, str):
         return None
-    found = _raw(path, limit, places) if path else None
+    found = _raw(path or source, limit, places, preprocessing)
     if found is None:
         shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
         found = _images_or_numbers(model, source, shape, preprocessing, limit, places)
@@ -124,17 +124,21 @@ def _drawn(samples: Any, limit: int | None) -> Any:
     return rows(samples, np.random.default_rng(0).permutation(count_samples(samples))[:limit])
 
 
-def _raw(path: Path, limit: int | None, places: list[Any]) -> _Found | None:
+def _raw(source: Any, limit: int | None, places: list[Any], asked: str | FrontEnd | None) -> _Found | None:
     """Return rows of a table, recordings or texts that have no labels; None for others."""
-    stated, note = raw_front_end_beside(places)
-    if path.is_file() and is_table(path):
-        read = read_unlabeled(path, stated) if isinstance(stated, Table | Text) else None
+    stated, note = raw_front_end_for(places, asked)
+    raw: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    if not isinstance(source, Path) or is_npz(source):
+        if is_raw_front_end(asked) or (stated and holds_raw_arrays(source)):
+            raw = _raw_array(source)
+    elif source.is_file() and is_table(source):
+        read = read_unlabeled(source, stated) if isinstance(stated, Table | Text) else None
         raw, notes = read or (None, ())
     else:
-        kind, files = loose_files(path)
-        raw, notes = None, ()
+        kind, files = loose_files(source)
         if files and kind is not IMAGES:
-            raw, stated = raw_samples(path, files, kind, stated)
+            raw, stated = raw_samples(source, files, kind, stated)
     if raw is None or stated is None:
         return None
     drawn = _drawn(raw, limit)
@@ -143,22 +147,28 @@ def _raw(path: Path, limit: int | None, places: list[Any]) -> _Found | None:
     return _Found(fitted.stored(drawn), fitted, note, (*notes, *learned, *fitted.notes([drawn])))
 
 
+def _raw_array(source: Any) -> np.ndarray | None:
+    """Return raw samples (n, ...) in an array or in a .npz with x alone; None for another source."""
+    inputs = read_inputs_alone(source) if isinstance(source, Path) else source
+    return as_strings("inputs", inputs) if isinstance(inputs, np.ndarray) and inputs.ndim else None
+
+
 def _images_or_numbers(
     model: Any,
     source: Any,
     shape: tuple[int | None, ...],
-    preprocessing: str | None,
+    preprocessing: str | FrontEnd | None,
     limit: int | None,
     places: list[Any],
 ) -> _Found | None:
     """Return the images of a folder, or the inputs in arrays or a .npz; None for others."""
-    if isinstance(source, str | Path) and Path(source).suffix != ".npz":
+    if isinstance(source, str | Path) and not is_npz(source):
         chosen = _folder_of_images(Path(source), shape, limit)
     else:
         chosen = _arrays(model, source, limit)
     if chosen is None:
         return None
-    fed, note = Preprocessing.named(preprocessing or "raw"), ""
+    fed, note = Preprocessing.of(preprocessing), ""
     if are_images(chosen):
         fed, note = preprocessing_beside(fed, places, asked=preprocessing is not None)
     if isinstance(chosen, dict):

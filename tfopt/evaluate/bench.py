@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.base.finite_json import finite
 from tfopt.base.renamed import renamed_arguments
-from tfopt.base.words import metric_in_words, shortened
+from tfopt.base.words import in_decimals, metric_in_words, shortened
 from tfopt.base.worker import DiedError
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
+from tfopt.data.front_end import FrontEnd
 from tfopt.data.ids import check_input_ids
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
@@ -35,7 +37,7 @@ class Measured:
     """The measurements of one file.
 
     Attributes:
-        metrics: on the test set, {} without data.
+        metrics: on the test set, {} without data; None for NaN and infinity, which JSON lacks.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
         macs: multiply-accumulates of one sample; None if they cannot be counted.
         median_ms, p90_ms: latency of one sample, over the invocations of all rounds.
@@ -44,7 +46,7 @@ class Measured:
     """
 
     name: str
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     bytes: int
     deflated_bytes: int
     macs: int | None
@@ -60,7 +62,7 @@ def benchmark_files(
     data: Any = None,
     *,
     threads: int = 1,
-    preprocessing: str | None = None,
+    preprocessing: str | FrontEnd | None = None,
     limit: int | None = None,
     rounds: int = ROUNDS,
     allow_unsafe: bool = False,
@@ -68,7 +70,8 @@ def benchmark_files(
     """Measure `files` in interleaved rounds, A B C A B C ..., so background load affects all equally.
 
     A Keras model is measured as the float `.tflite` that it converts to. Without `data` there are no metrics, and the
-    latency is measured on random numbers. `allow_unsafe` lets model files run Python code.
+    latency is measured on random numbers. `preprocessing` is as for `load_data`; None leaves it to each file.
+    `allow_unsafe` lets model files run Python code.
 
     Raises:
         ModelError: a file that cannot be run; with `data`, files that take inputs of different shapes.
@@ -89,7 +92,7 @@ def benchmark_files(
     return [
         Measured(
             str(file),
-            metrics[number],
+            finite(metrics[number]),
             lite.size,
             lite.deflated,
             lite.macs(samples),
@@ -211,7 +214,7 @@ def benchmark_table(measured: Sequence[Measured], threads: int) -> Any:
     for row in measured:
         table.add_row(
             row.name,
-            *(f"{row.metrics[name]:.4f}" for name in names),
+            *(in_decimals(row.metrics[name]) for name in names),
             f"{row.bytes:,}",
             f"{row.deflated_bytes:,}",
             shortened(row.macs),

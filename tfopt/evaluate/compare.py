@@ -11,6 +11,7 @@ from tfopt.base.renamed import renamed_arguments
 from tfopt.base.words import metric_in_words
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
+from tfopt.data.front_end import FrontEnd
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of, measured_on
 from tfopt.evaluate.timing import interleaved_times, speedup
@@ -26,14 +27,15 @@ def compare_files(
     data: Any,
     *,
     threads: int = 1,
-    preprocessing: str | None = None,
+    preprocessing: str | FrontEnd | None = None,
     limit: int | None = None,
     allow_unsafe: bool = False,
 ) -> Any:
     """Return a `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
 
-    Each file is fed as a `data.json` beside it says, unless `preprocessing` does. Latencies are measured in turn, A B A
-    B ..., so background load affects both equally. `allow_unsafe` lets model files run Python code.
+    Each file is fed as a `data.json` beside it says, unless `preprocessing`, as for `load_data`, does. Latencies are
+    measured in turn, A B A B ..., so background load affects both equally. `allow_unsafe` lets model files run Python
+    code.
 
     Raises:
         ModelError: a file that cannot be run; inputs of different shapes.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from tfopt.base import terminal
+from tfopt.base.finite_json import finite, json_text
 from tfopt.base.limits import MIB
 from tfopt.base.notebook import table_html
 from tfopt.base.weight_statistics import unique_weights
-from tfopt.base.words import metric_in_words, shortened
+from tfopt.base.words import in_decimals, metric_in_words, shortened
 from tfopt.data import Dataset
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError
@@ -36,7 +36,7 @@ class Row:
     """One step, measured on its `.tflite`.
 
     Attributes:
-        metrics: on the full test set, e.g. {"accuracy": 0.87}.
+        metrics: on the full test set, e.g. {"accuracy": 0.87}; None for NaN and infinity, which JSON lacks.
         parameters, nonzero_parameters: numbers in the kernels and biases of the file.
         max_unique_weights: the largest number of distinct values in one kernel.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
@@ -48,7 +48,7 @@ class Row:
     """
 
     step: str
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     parameters: int
     nonzero_parameters: int
     max_unique_weights: int
@@ -60,6 +60,10 @@ class Row:
     macs: int | None = None
     speedup: float | None = None
     history: History | None = None
+
+    def __post_init__(self) -> None:
+        """Keep None for metrics that are no finite numbers."""
+        object.__setattr__(self, "metrics", finite(self.metrics))
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Report:
 
     def to_json(self) -> str:
         """Return `to_dict` as indented JSON that ends in a newline."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        return json_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
@@ -138,7 +142,7 @@ class Report:
         for row in self.rows:
             table.add_row(
                 row.step,
-                *(f"{row.metrics[name]:.4f}" for name in names),
+                *(in_decimals(row.metrics[name]) for name in names),
                 f"{row.nonzero_parameters:,} / {row.parameters:,}",
                 f"{row.max_unique_weights:,}",
                 f"{row.bytes:,}",
@@ -207,7 +211,7 @@ def measured_row(
     times = interleaved_times(files, sample, runs=LATENCY_RUNS) if latency else []
     return Row(
         step=step,
-        metrics=task_of(data).measured(predictions, data.test, logits=logits),
+        metrics={**task_of(data).measured(predictions, data.test, logits=logits)},
         parameters=sum(values.size for values in parameters),
         nonzero_parameters=sum(int((values != 0).sum()) for values in parameters),
         max_unique_weights=max((unique_weights(values) for values in kernels), default=0),

@@ -15,6 +15,7 @@ from tfopt.base.terminal import plain, rendered
 from tfopt.base.words import metric_in_words
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
+from tfopt.data.front_end import FrontEnd
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import outputs_of, ports_by_output
@@ -160,12 +161,14 @@ def verify_file(
     file: str | Path | LiteModel,
     data: Any,
     *,
-    preprocessing: str | None = None,
+    preprocessing: str | FrontEnd | None = None,
     limit: int | None = None,
     least_db: float = LEAST_DB,
     allow_unsafe: bool = False,
 ) -> Verification:
     """Compare `file` with the Keras `model` (or its path) on the test part of `data`.
+
+    `preprocessing` is as for `load_data`; None leaves it to what is stated beside the model or in the file.
 
     Raises:
         ModelError: the two differ in inputs or outputs.

@@ -1,11 +1,11 @@
 """check: report what a recipe will do to each layer of a model, before any training."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tfopt import bridge
+from tfopt.base.finite_json import json_text
 from tfopt.base.notebook import table_html
 from tfopt.base.terminal import plain, rendered
 from tfopt.bridge.check import runnable_batch
@@ -79,7 +79,7 @@ class Check:
 
     def to_json(self) -> str:
         """Return all fields and `ok` as indented JSON that ends in a newline."""
-        return json.dumps({**asdict(self), "ok": self.ok}, indent=2) + "\n"
+        return json_text({**asdict(self), "ok": self.ok})
 
     def table(self) -> Any:
         """Return the layers as a `rich.table.Table`."""

@@ -13,7 +13,7 @@ from tfopt.base import memory, worker
 from tfopt.base.devices import device_name
 from tfopt.base.interruption import ending_on_signals
 from tfopt.base.keras_compat import float32_layers
-from tfopt.base.words import counted, metric_in_words
+from tfopt.base.words import counted, in_decimals, metric_in_words
 from tfopt.data.batches import naming_samples
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
@@ -409,7 +409,7 @@ class _Run:
                 self._first_file = lite
             row = self._measured(step, lite, notes, started)
         self._append(row)
-        metrics = [f"{metric_in_words(name)} {value:.4f}" for name, value in row.metrics.items()]
+        metrics = [f"{metric_in_words(name)} {in_decimals(value)}" for name, value in row.metrics.items()]
         self.progress.say(f"{step}: {', '.join([*metrics, f'{row.deflated_bytes:,} bytes deflated'])}")
 
     def _append(self, row: Row) -> None:

@@ -1,6 +1,5 @@
 """The result of a run."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 from tfopt import models
 from tfopt.base.files import output_folder, write_atomically
+from tfopt.base.finite_json import json_text
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import map_arrays
 from tfopt.errors import ModelError
@@ -80,7 +80,7 @@ class Result:
                 self._write_main(new)  # with a note
             if epochs := epochs_csv(self.report):
                 write_atomically(new / "epochs.csv", epochs)
-            write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
+            write_atomically(new / "data.json", json_text(self.data))
             if names := self.data["class_names"]:
                 write_atomically(new / "labels.txt", "\n".join(names) + "\n")
             for name, content in self.files.items():

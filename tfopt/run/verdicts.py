@@ -38,7 +38,7 @@ def guesses(data: Dataset, rows: Sequence[Row]) -> str:
     if not task_of(data).has_classes:
         return ""
     labels = data.test.y()
-    before, after = (row.metrics["accuracy"] for row in (rows[0], rows[-1]))
+    before, after = (row.metrics["accuracy"] or 0.0 for row in (rows[0], rows[-1]))
     if not at_chance(before, after, labels):
         return ""
     return (

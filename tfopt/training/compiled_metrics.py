@@ -1,7 +1,6 @@
 """The metrics that a model is compiled with, measured on the samples of a report."""
 
 import inspect
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +109,7 @@ def measured_metrics(
     logits: Any,
     *,
     taken: Collection[str],
-) -> tuple[dict[str, float], dict[CompiledMetric, str]]:
+) -> tuple[dict[str, float | None], dict[CompiledMetric, str]]:
     """Return the values of metrics by name, and why some have none.
 
     Args:
@@ -122,9 +121,9 @@ def measured_metrics(
         taken: names that other metrics have; one of these begins with "compiled_".
 
     Returns:
-        A value for each metric, NaN where it raises an error; and the reasons of these errors, by metric.
+        A value for each metric, None where it raises an error; and the reasons of these errors, by metric.
     """
-    task, found, failed = task_of(data), dict[str, float](), dict[CompiledMetric, str]()
+    task, found, failed = task_of(data), dict[str, float | None](), dict[CompiledMetric, str]()
     predicted, labels = task.by_output(outputs), task.by_output(part.y())
     for metric in metrics:
         output = metric.output
@@ -139,7 +138,7 @@ def measured_metrics(
                 logits=logits[output] if output else logits,
             )
         except Exception as error:
-            found[name], failed[metric] = math.nan, reason_of(error).rstrip(".")
+            found[name], failed[metric] = None, reason_of(error).rstrip(".")
     return found, failed
 
 

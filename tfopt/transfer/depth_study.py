@@ -24,6 +24,7 @@ from tfopt.base import keras_compat
 from tfopt.base.archives import read_state
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
+from tfopt.base.finite_json import json_text
 from tfopt.base.locks import locked
 from tfopt.base.progress import Progress, stopped_at_end
 from tfopt.base.reading import reading
@@ -243,7 +244,7 @@ class _Study:
 
 def _as_json(runs: Sequence[Trained]) -> bytes:
     rows = [{"kind": r.kind, "cut": r.cut, "validation": r.validation, "test": r.test} for r in runs]
-    return (json.dumps(rows, indent=2) + "\n").encode()
+    return json_text(rows).encode()
 
 
 def _plotted(runs: Sequence[Trained]) -> bytes:

@@ -97,14 +97,14 @@ class Sample:
         number: its place in the test data.
         image: a data URI.
         label, predicted: in words.
-        score: how good the answer is; the unit is that of `Answers.scored`.
+        score: how good the answer is, in the unit of `Answers.scored`; None for NaN, which JSON lacks.
     """
 
     number: int
     image: str
     label: str
     predicted: str
-    score: float
+    score: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

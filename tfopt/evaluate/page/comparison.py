@@ -106,7 +106,7 @@ def _tradeoffs(candidates: Sequence[Candidate]) -> list[Chart]:
         points = [
             Point(each.name, value, metric.of(each.row) or 0.0)
             for each in candidates
-            if (value := cost.of(each.row)) is not None
+            if (value := cost.of(each.row)) is not None and metric.of(each.row) is not None
         ]
         if len(points) == len(candidates):
             best = front(points, smaller_is_better=bool(metric.smaller_is_better))

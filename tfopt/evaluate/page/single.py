@@ -136,10 +136,12 @@ def _tile(measure: Measure, first: Row, last: Row) -> Tile:
 
 
 def _tradeoffs(rows: Sequence[Row]) -> list[Chart]:
-    """Return the first metric against each cost that all rows have."""
+    """Return the first metric, if all rows have it, against each cost that all rows have."""
     if len(rows) < 2 or not rows[0].metrics:
         return []
     metric = measures.metrics_of(rows[0])[0]
+    if any(metric.of(row) is None for row in rows):
+        return []
     return [
         tradeoff(
             cost.name, cost.unit, _points(rows, cost, metric), metric.name, percent=metric.percent
