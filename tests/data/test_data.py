@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfopt.data import Augmentation, Dataset, Preprocessing, Split, fit_to_model, load_data
-from tfopt.data.folder import IMAGES, RECORDINGS, TEXTS, kind_of
+from tfopt.data import Augmentation, Dataset, Preprocessing, Split, fit_to_model, folder, load_data
 from tfopt.data.for_model import data_for, with_or_without_labels
 from tfopt.data.split import choose
 from tfopt.errors import DataError
@@ -607,13 +606,13 @@ def test_the_kind_of_a_folder_is_that_of_its_samples(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.wav").write_bytes(b"")
     for name in ("a/.thumbs/x.png", ".cache/a/y.png", "train/a/._1.png", "spectrogram.png", "train/plot.PNG"):
         (tmp_path / name).write_bytes(b"")
-    assert kind_of(tmp_path) is RECORDINGS  # hidden ones, and those beside folders, do not count
+    assert folder.kind_of(tmp_path) is folder.RECORDINGS  # hidden ones, and those beside folders, do not count
     (tmp_path / "train" / "a" / "1.png").write_bytes(b"")
-    assert kind_of(tmp_path) is IMAGES
+    assert folder.kind_of(tmp_path) is folder.IMAGES
     alone = tmp_path / "alone"
     (alone / "a").mkdir(parents=True)
     (alone / "1.txt").write_bytes(b"")
-    assert kind_of(alone) is TEXTS  # there are no others
+    assert folder.kind_of(alone) is folder.TEXTS  # there are no others
 
 
 def test_a_class_called_train_may_have_hidden_folders(tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def test_nothing_that_json_or_a_store_cannot_take(monkeypatch):
         listener("run_started", {"name": "r", "recipe": {}})
         listener("epoch", {"metrics": {"loss": float("nan"), "mae": 1}, "learning_rate": 0.5})
         listener("epoch", {"metrics": {"loss": float("inf")}, "learning_rate": None})
-    assert logged == [(1, {"mae": 1.0, "learning_rate": 0.5})]
+        listener("row", {"metrics": {"mse": None, "mae": 2.0}, **dict.fromkeys(track.COSTS)})
+    assert logged == [(1, {"mae": 1.0, "learning_rate": 0.5}), (1, {"file/mae": 2.0})]
 
 
 @pytest.mark.parametrize(

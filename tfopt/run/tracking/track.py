@@ -115,7 +115,7 @@ class _Follower:
 
     def _row(self, values: Mapping[str, Any]) -> None:
         self._rows += 1
-        costs = {name: values[name] for name in COSTS if values[name] is not None}
+        costs = {name: values[name] for name in COSTS}
         self._log({f"file/{name}": value for name, value in {**values["metrics"], **costs}.items()}, self._rows)
 
     def _result(self, values: Mapping[str, Any]) -> None:
@@ -123,8 +123,9 @@ class _Follower:
         self._ok = result.verdict.ok
         self._files = result.main_files()
 
-    def _log(self, values: Mapping[str, float], step: int) -> None:
-        numbers = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    def _log(self, values: Mapping[str, float | None], step: int) -> None:
+        known = {name: float(value) for name, value in values.items() if value is not None}
+        numbers = {name: value for name, value in known.items() if math.isfinite(value)}
         if numbers:
             self._tracker.log(numbers, step)
 
