@@ -99,7 +99,10 @@ class Preprocessing(FrontEnd):
 
     @classmethod
     def of(cls, given: str | FrontEnd | None) -> Preprocessing:
-        """Return a preprocessing that is given, or the one of that name; "raw" for None.
+        """Return a preprocessing that is given, or the one of that name.
+
+        Args:
+            given: a preprocessing, or a name as for `named`; None stands for "raw".
 
         Raises:
             DataError: another name, or a front end of other samples than images.
