@@ -1,6 +1,5 @@
 """What a verdict says about the finished file, beyond the guard of the stages."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +60,7 @@ def at_most_guesses(data: Dataset, row: Row) -> str:
     if not task_of(data).has_classes:
         return ""
     chance, accuracy, count = guessing(data.test.y()), row.metrics["accuracy"], len(data.test)
-    if math.isnan(accuracy) or not is_guessing(round(accuracy * count), count, chance):
+    if accuracy is None or not is_guessing(round(accuracy * count), count, chance):
         return ""
     return (
         f"The file has not learned its classes: its accuracy on {counted(count, 'test sample')} is {accuracy:.4f}, "
