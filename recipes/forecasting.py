@@ -1,10 +1,11 @@
 """Train a small network that forecasts a series, and quantize it to int8 with quantization-aware training.
 
-tfopt run recipes/forecasting.py --data windows.npz
+tfopt run recipes/forecasting.py --data load.csv --window 48 --horizon 12
 
-The file holds windows x (n, steps, columns) in the order of time, and the values after them y (n, horizon); in Python,
-tfopt.load_series cuts them from a series. The model adds what dilated causal convolutions find (WaveNet: van den Oord
-et al. 2016, arXiv:1609.03499) to the last value. Without --data it forecasts a made-up load of a power grid.
+The table has columns of numbers and a row for each step. A .npz of windows x (n, steps, columns) in the order of time,
+and of the values after them y (n, horizon), goes without --window and --horizon. The model adds what dilated causal
+convolutions find (WaveNet: van den Oord et al. 2016, arXiv:1609.03499) to the last value. Without --data it forecasts a
+made-up load of a power grid.
 """
 
 import tfopt
@@ -42,8 +43,12 @@ def example_model(data):
         x = layers.Conv1D(32, 3, padding="causal", dilation_rate=dilation, activation="relu")(x)
     x = layers.Flatten()(layers.Cropping1D((data.input_shape[0] - 1, 0))(x))
     shape = data.train.target_shape
-    outputs = shape[0] * (shape[1] if len(shape) > 1 else 1)
-    change = layers.Dense(outputs)(layers.Dense(64, activation="relu")(x))
+    count = shape[1] if len(shape) > 1 else 1
+    columns = data.forecast_columns or range(count)
+    if list(columns) != list(range(data.input_shape[1])):  # not all are forecast
+        parts = [last[..., column : column + 1] for column in columns]
+        last = layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    change = layers.Dense(shape[0] * count)(layers.Dense(64, activation="relu")(x))
     if len(shape) > 1:  # several columns
         return keras.Model(given, layers.Add()([layers.Reshape(shape)(change), last]))
     return keras.Model(given, layers.Add()([change, layers.Flatten()(last)]))

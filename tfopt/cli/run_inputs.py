@@ -39,6 +39,9 @@ class Named:
     labels: str | None
     task: str | None
     mask_values: tuple[int, ...] | None
+    window: int | None
+    horizon: int | None
+    targets: tuple[str, ...] | None
     preprocessing: str | None
     limit: int | None
     teacher: tuple[str, ...]
@@ -51,6 +54,24 @@ class Named:
         """How to read the data: arguments of `load_data`."""
         names = ("preprocessing", "limit", "text", "labels", "task", "mask_values")
         return {name: getattr(self, name) for name in names}
+
+    def series(self) -> "Dataset | None":
+        """Return the windows of the series that --data names; None unless --window makes it one.
+
+        Raises:
+            RecipeError: options of a series without --window, others with it, or no --data.
+        """
+        if self.window is None:
+            if self.horizon or self.targets:
+                raise RecipeError("--horizon and --targets are for series: give --window, too.")
+            return None
+        if not self.data:
+            raise RecipeError("--window cuts a series: give the table that holds it with --data.")
+        if given := _options_of(self.reading):
+            raise RecipeError(f"Expected no {given} beside --window: a series has columns of numbers alone.")
+        from tfopt.data import load_series
+
+        return load_series(self.data, window=self.window, horizon=self.horizon or 1, targets=self.targets)
 
 
 def load_inputs(
@@ -100,7 +121,7 @@ def _given(named: Named, recipe: "Recipe", file: Path | None, progress: "Progres
     data = data_of_run(
         model,
         recipe,
-        named.data or "digits",
+        named.series() or named.data or "digits",
         **named.reading,
         input_shape=shape,
         beside=[] if transfer else [named.model, recipe, file],  # a transfer looks for itself
@@ -163,7 +184,7 @@ def _examples(
         progress.say(f"note: {said}")
     if not examples.data and not named.data and file:
         _require_digits(file)
-    source = named.data or (examples.data() if examples.data else "digits")
+    source = named.series() or named.data or (examples.data() if examples.data else "digits")
     if isinstance(source, Dataset):
         _require_no_reading(named)
     data, wanted = load_data(source, **named.reading), not named.teacher
@@ -212,8 +233,13 @@ def explained_digits(named: Named) -> Iterator[None]:
 
 def _require_no_reading(named: Named) -> None:
     """Raise RecipeError for options that say how to read data: the recipe provides a Dataset that is already loaded."""
-    if given := [f"--{name.replace('_', '-')}" for name, value in named.reading.items() if value is not None]:
+    if given := _options_of(named.reading):
         raise RecipeError(
-            f"Expected no {' and '.join(given)}: the recipe provides a Dataset that is already loaded. Leave "
-            f"{'it' if len(given) == 1 else 'them'} out, or give --data."
+            f"Expected no {given}: the recipe provides a Dataset that is already loaded. Leave this out, or give "
+            "--data."
         )
+
+
+def _options_of(reading: dict[str, Any]) -> str:
+    """Return the options of the arguments that are given, in words; "" for none."""
+    return " and ".join(f"--{name.replace('_', '-')}" for name, value in reading.items() if value is not None)

@@ -26,6 +26,11 @@ def _integers(context: click.Context, parameter: click.Parameter, value: str | N
         raise click.BadParameter(f"expected integers with commas between them, such as 0,255, got {value!r}.") from None
 
 
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Return the names of `NAME,NAME,...`."""
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a run to a command of click."""
     options = [
@@ -43,6 +48,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--mask-values", metavar="VALUE,VALUE,...", callback=_integers,
                      help="The values of masks in a folder, by class, e.g. 0,255 (default: what a data.json beside the "
                           "model says, else all values in the masks)."),
+        click.option("--window", type=click.IntRange(min=1), metavar="STEPS",
+                     help="Take the table as a series, a row for each step, and cut windows of so many steps from it, "
+                          "to forecast what follows."),
+        click.option("--horizon", type=click.IntRange(min=1), metavar="STEPS",
+                     help="Steps to forecast after each --window (default: 1)."),
+        click.option("--targets", metavar="COLUMN,COLUMN,...", callback=_names,
+                     help="Columns of the series to forecast (default: all)."),
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace the contents of the --out folder."),

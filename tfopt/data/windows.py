@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tfopt.data.check import check_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import Split
+from tfopt.data.series_file import read_series
 from tfopt.data.split import LARGEST_VALIDATION, check_options
 from tfopt.errors import DataError
 from tfopt.tasks import Forecasting
@@ -24,7 +26,7 @@ def load_series(
     *,
     window: int,
     horizon: int = 1,
-    targets: Sequence[int] | None = None,
+    targets: Sequence[int | str] | None = None,
     validation: float = 0.1,
     test: float = 0.2,
 ) -> Dataset:
@@ -34,10 +36,11 @@ def load_series(
     value that is forecast in one part is forecast in another; windows reach back into the steps before their part.
 
     Args:
-        series: values at equal distances in time, (steps,) or (steps, columns).
+        series: values at equal distances in time, (steps,) or (steps, columns), or the path of a table with columns of
+            numbers and a row for each step.
         window: steps that the model sees, 1 or more.
         horizon: steps that it forecasts, 1 or more.
-        targets: columns to forecast; None for all.
+        targets: columns to forecast, by number or, of a table, by name; None for all.
         validation: share of the steps, for at most 2,000 windows; the steps beyond are for training.
         test: share of the steps.
 
@@ -54,12 +57,14 @@ def load_series(
         >>> data.input_shape, data.train.y().shape[1:], data.task
         ((48, 1), (12,), 'forecasting')
     """
-    values = _checked(series)
+    file = read_series(Path(series)) if isinstance(series, str | Path) else None
+    values = _checked(file.values if file else series)
     _check_shares(validation=validation, test=test)
     for name, number in (("window", window), ("horizon", horizon)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise DataError(f"Expected a {name} of 1 step or more, a whole number, got {number!r}.")
-    columns = _columns(targets, values.shape[1])
+    place = f" in {series}" if file else ""
+    columns = _columns(targets, values.shape[1], file.names if file else ())
     ends, said = _ends(len(values), window, horizon, validation, test)
     inputs = np.moveaxis(sliding_window_view(values, window, axis=0), -1, 1)
     labels = np.moveaxis(sliding_window_view(values[:, columns], horizon, axis=0), -1, 1)
@@ -75,8 +80,9 @@ def load_series(
         task=Forecasting.kind,
         labels="values",
         num_classes=None,
-        source=f"{counted(len(values), 'step')} of {counted(values.shape[1], 'column')}",
+        source=f"{counted(len(values), 'step')} of {counted(values.shape[1], 'column')}{place}",
         notes=(
+            *(file.notes if file else ()),
             f"windows of {counted(window, 'step')}, forecasts of {counted(horizon, 'step')}; the parts follow in time",
             *said,
             f"naive forecast (the last value again), test part: mae {errors['mae']:.6g}, rmse {errors['rmse']:.6g}",
@@ -110,8 +116,13 @@ def _checked(series: Any) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _columns(targets: Sequence[int] | None, count: int) -> list[int]:
-    chosen = list(range(count)) if targets is None else list(targets)
+def _columns(targets: Sequence[int | str] | None, count: int, names: tuple[str, ...]) -> list[int]:
+    """Return the numbers of the columns `targets`. Raise `DataError` for others than there are."""
+    if names and targets is not None:
+        if unknown := [each for each in targets if isinstance(each, str) and each not in names]:
+            raise DataError(f"Expected targets among the columns {', '.join(names)}, got {unknown[0]!r}.")
+        targets = [names.index(each) if isinstance(each, str) else each for each in targets]
+    chosen: list[Any] = list(range(count)) if targets is None else list(targets)
     if not chosen or any(isinstance(each, bool) or each not in range(count) for each in chosen):
         raise DataError(f"Expected targets among the columns 0..{count - 1}, got {targets!r}.")
     return chosen

@@ -1,0 +1,85 @@
+"""Series in tables: the same windows as from the array that was written."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tfopt
+from tfopt import cli
+from tfopt.errors import DataError
+
+RNG = np.random.default_rng(0)
+LOAD, HEAT = 50 + np.cumsum(RNG.normal(size=200)), np.arange(200) % 24
+
+
+def write(path, header, *columns):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in zip(*columns, strict=True))]) + "\n")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    hours = [f"2024-01-{1 + hour // 24:02} {hour % 24:02}:00" for hour in range(200)]
+    return write(tmp_path / "load.csv", "hour,load,heat", hours, LOAD, HEAT)
+
+
+@pytest.mark.parametrize(
+    ("targets", "numbers"), [(None, None), (["load"], [0]), (("heat", "load"), (1, 0)), ([1], [1])]
+)
+def test_a_table_gives_what_its_array_gives(table, targets, numbers):
+    found = tfopt.load_series(table, window=12, horizon=3, targets=targets)
+    wanted = tfopt.load_series(np.stack([LOAD, HEAT], axis=1), window=12, horizon=3, targets=numbers)
+    for part in ("train", "validation", "test"):
+        np.testing.assert_array_equal(found.split(part).x(), wanted.split(part).x())
+        np.testing.assert_array_equal(found.split(part).y(), wanted.split(part).y())
+    assert any(note.startswith("'hour' left out: ") for note in found.notes)
+    assert found.source == f"200 steps of 2 columns in {table}"
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "problem"),
+    [
+        (
+            "load,heat",
+            [["1", "", "3", "4"] * 50, HEAT],
+            r"got 50 missing values in 'load', the first in row 1; fill",
+        ),
+        ("load,city", [LOAD, ["Rome"] * 200], r"got texts in 'city', such as 'Rome'; remove the column"),
+        ("day", [["2024-01-01"] * 200], r"Expected a column of numbers in the series .*, got none: 'day' left out"),
+    ],
+)
+def test_what_is_no_series(tmp_path, header, columns, problem):
+    with pytest.raises(DataError, match=problem):
+        tfopt.load_series(write(tmp_path / "series.csv", header, *columns), window=4)
+
+
+def test_other_files_and_columns(table, tmp_path):
+    with pytest.raises(DataError, match=r"or as a table \(\.csv, \.tsv, \.jsonl or \.parquet\), got"):
+        tfopt.load_series(tmp_path / "series.txt", window=4)
+    with pytest.raises(DataError, match=r"Expected targets among the columns load, heat, got 'cold'"):
+        tfopt.load_series(table, window=4, targets=["cold"])
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, ["run", "forecasting", *map(str, arguments)])
+
+
+def test_the_command_forecasts_a_table(table, tmp_path):
+    options = ["--window", 12, "--horizon", 3, "--targets", "load", "--epochs-factor", 0.05, "--out", tmp_path / "out"]
+    done = run("--data", table, *options, "--quiet")
+    assert done.exit_code in (0, 1), done.output  # two epochs may be worse than the naive forecast
+    assert tfopt.LiteModel(tmp_path / "out" / "model.tflite").predict(np.zeros((1, 12, 2), "float32")).shape == (1, 3)
+    assert "naive forecast" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--horizon", 3], "--horizon and --targets are for series: give --window, too."),
+        (["--window", 3], "--window cuts a series: give the table that holds it with --data."),
+        (["--window", 3, "--data", "load.csv", "--limit", 5], "Expected no --limit beside --window"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, options, problem):
+    done = run(*options, "--out", tmp_path / "out")
+    assert done.exit_code == 2 and problem in " ".join(done.output.split())
