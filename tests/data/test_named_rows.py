@@ -353,3 +353,12 @@ def test_rows_without_labels_are_named(part, labels, count):
         DataError, match=rf"'label' = -1, which marks rows without one, in {count} rows of {part}; leave"
     ):
         load_data(parts | {part: reviews(labels)})
+
+
+def test_booleans_of_hugging_face_are_classes():
+    class Rows(list):
+        features, column_names = None, ("a", "label")
+
+    data = load_data(Rows({"a": float(number), "label": number % 4 == 0} for number in range(COUNT)))
+    assert data.class_names == ("False", "True")
+    assert sum(int(part.labels.sum()) for part in (data.train, data.validation, data.test)) == 10

@@ -485,3 +485,49 @@ def test_columns_of_dates_are_left_out_with_a_note(tmp_path):
     assert any("'day' left out: its texts are dates, such as " in note for note in data.notes)
     kept = load_data(path, preprocessing=tfopt.inputs.Table(categories=("day",))).preprocessing.features
     assert "day=1/1/2024" in kept
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("task", [None, "classification"])
+@pytest.mark.parametrize("column", ["a", "text"])
+def test_booleans_are_classes(tmp_path, ending, task, column):
+    rows = [{column: number if column == "a" else f"film {number}", "label": number % 3 == 0} for number in range(30)]
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif ending == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [(column, "label"), *((row[column], str(row["label"]).lower()) for row in rows)]
+        path.write_text("".join(f"{first}{',' if ending == '.csv' else chr(9)}{last}\n" for first, last in lines))
+    data = load_data(path, task=task)
+    assert data.class_names == ("False", "True") and data.task == "classification"
+    assert sum(int(part.labels.sum()) for part in (data.train, data.validation, data.test)) == 10
+
+
+@pytest.mark.parametrize(
+    ("stated", "left_out"),
+    [
+        ({"index_columns": ["__index_level_0__"]}, ["__index_level_0__"]),
+        ({"index_columns": ["id"]}, ["id", "__index_level_0__"]),
+        (
+            {"index_columns": [{"kind": "range", "name": None, "start": 0, "stop": 30, "step": 1}]},
+            ["__index_level_0__"],
+        ),
+        (None, ["__index_level_0__"]),
+    ],
+)
+def test_the_index_of_a_data_frame_is_no_feature(tmp_path, stated, left_out):
+    number = list(range(30))
+    table = pa.table({"__index_level_0__": number, "id": number, "a": number, "label": ["x", "y"] * 15})
+    parquet.write_table(
+        table.replace_schema_metadata({b"pandas": json.dumps(stated).encode()} if stated else None),
+        tmp_path / "a.parquet",
+    )
+    data = load_data(tmp_path / "a.parquet")
+    assert list(data.preprocessing.features) == [
+        name for name in ("__index_level_0__", "id", "a") if name not in left_out
+    ]
+    (note,) = (note for note in data.notes if "pandas" in note)
+    assert sorted(note.rpartition(": ")[2].split(", ")) == sorted(left_out)
+    assert load_data(tmp_path / "a.parquet", labels="id").task == "classification"  # it is needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from tfopt.data.delimited import BLOCK, read_delimited
 from tfopt.errors import DataError
 
 Columns = dict[str, np.ndarray]
+_INDEX = re.compile(r"__index_level_\d+__$")
 Read = tuple[Any, tuple[str, ...]]
 
 
@@ -59,11 +61,21 @@ def read_columns(
         raise DataError(f"Expected rows in {path}, got none; add some.")
     if blanks := [name for name, given in zip(names, table.column_names, strict=True) if name != given]:
         notes += (f"blanks around the names of columns do not count: {', '.join(blanks)}",)
+    if index := [name for name in names if name in _index_of(table) and name not in needed]:
+        notes += (f"left out, since pandas wrote it as the index of the rows: {', '.join(index)}",)
+        table = table.drop_columns([given for given in table.column_names if given.strip() in index])
+        names = [name.strip() for name in table.column_names]
     found = {name: _plain(column) for name, column in zip(names, table.columns, strict=True)}
     if others := {name: column.type for name, column in found.items() if not _has_values(column.type)}:
         _check_needed(others, needed, path)
         notes += tuple(f"{name!r} left out: {kind} is no number, boolean or text" for name, kind in others.items())
     return {name: _values(column) for name, column in found.items() if name not in others}, notes
+
+
+def _index_of(table: Any) -> set[str]:
+    """Return the columns that are the index of a data frame: pandas names them, and has a name for one without."""
+    stated = (table.schema.pandas_metadata or {}).get("index_columns", ())  # a range is a dict instead of a column
+    return {each.strip() for each in stated if isinstance(each, str)} | set(filter(_INDEX.match, table.column_names))
 
 
 def _suffix(path: Path) -> str:

@@ -209,7 +209,7 @@ def labels_of(
         )
     integers = values.dtype.kind in "iu"
     notes = (f"the integers in {name!r} are taken as classes: {_some(known)}",) if integers else ()
-    if not integers and are_numbers(distinct) and (padded := _padded(distinct)):
+    if values.dtype == object and are_numbers(distinct) and (padded := _padded(distinct)):
         notes = (*notes, f"the labels in {name!r} are texts, since {padded[0]!r} is not how a number is printed")
     return np.array([numbers[str(value)] for value in values], np.int32), known, notes
 
