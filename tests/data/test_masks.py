@@ -368,3 +368,103 @@ def test_a_folder_of_masks_has_one_task(tmp_path):
     for task in ("regression", "reconstruction", "classification"):
         with pytest.raises(DataError, match=f"Expected the task 'segmentation' .*, got '{task}'"):
             load_data(tmp_path, task=task)
+
+
+BLACK, RED, WHITE = (0, 0, 0), (255, 0, 0), (255, 255, 255)
+
+
+def write_colors(folder, kinds):
+    """Masks of two halves, by their palettes and the values of the halves; a palette of None makes a gray mask."""
+    write(folder, len(kinds))
+    for number, (palette, values) in enumerate(kinds):
+        classes = np.zeros((6, 8), np.uint8)
+        classes[:, :4], classes[:, 4:] = values
+        mask = Image.fromarray(classes)
+        if palette:
+            mask = Image.frombytes("P", (8, 6), classes.tobytes())
+            mask.putpalette([part for color in palette for part in color])
+        mask.save(folder / "masks" / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "problem"),
+    [
+        (
+            ((BLACK, RED), (0, 1)),
+            ((RED, BLACK), (1, 0)),
+            "#000000 with the value 0 in .*, and #ff0000 with the value 0",
+        ),
+        (
+            ((BLACK, RED), (0, 1)),
+            ((BLACK, WHITE, RED), (0, 2)),
+            "#ff0000 with the value [12] in .*, and #ff0000 with the value [12]",
+        ),
+        (
+            ((BLACK, WHITE), (0, 1)),
+            (None, (0, 1)),
+            "#ffffff with the value 1 in .*, and #010101 .*, which has no palette",
+        ),
+        (((BLACK, WHITE), (0, 1)), (None, (0, 255)), "#ffffff with the value 1 in .*, and #ffffff with the value 255"),
+    ],
+)
+def test_palettes_that_contradict_each_other(tmp_path, one, other, problem):
+    write_colors(tmp_path, [one, other] * 5)
+    with pytest.raises(DataError, match=problem):
+        load_data(tmp_path, mask_values=(0, 1, 2, 255))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (((BLACK, RED), (0, 1)), ((BLACK, RED, WHITE), (0, 1))),
+        (((BLACK, RED, WHITE), (0, 1)), ((BLACK, RED, RED), (1, 0))),  # the other color is not used
+        (((BLACK, RED), (0, 1)), (None, (0, 0))),
+        (((BLACK, BLACK), (0, 1)), ((BLACK, BLACK), (1, 0))),  # a palette without colors
+        ((((0, 0, 0), (1, 1, 1)), (0, 1)), (None, (0, 1))),
+    ],
+)
+def test_palettes_that_agree(tmp_path, one, other):
+    write_colors(tmp_path, [one, other] * 5)
+    assert load_data(tmp_path).mask_values == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "ending"),
+    [
+        (("imgs", "masks"), ""),
+        (("JPEGImages", "SegmentationClass"), ""),
+        (("images", "labels"), "_label"),
+        (("images", "masks", "depth"), ""),
+        (("Images", "ground_truth"), "_gt"),
+        (("train", "train_masks"), "_mask"),
+        (("train/imgs", "train/masks", "test/imgs", "test/masks"), ""),
+    ],
+)
+def test_folders_that_look_like_images_and_masks(tmp_path, names, ending):
+    write(tmp_path, 4, names=names[:2])
+    for name in names[2:]:
+        write(tmp_path, 4, names=(name, name))
+    for path in (tmp_path / names[1]).iterdir():
+        path.rename(path.with_stem(path.stem + ending))
+    with pytest.raises(
+        DataError, match=r"which look like images and their masks\. .* call the two folders images and masks"
+    ):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "apart"),
+    [
+        (("cat", "dog"), False),
+        (("mask", "no_mask"), False),
+        (("face", "face_mask"), False),
+        (("images", "labels"), True),
+    ],
+)
+def test_classes_may_number_their_files_alike(tmp_path, names, apart):
+    write(tmp_path, 6, names=names)
+    for path in (tmp_path / names[1]).iterdir():
+        Image.open(path).convert("RGB").save(path.with_stem(f"{path.stem}_of_another" if apart else path.stem))
+        if apart:
+            path.unlink()
+    assert load_data(tmp_path).class_names == names

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from scipy.io import wavfile
 
 from tfopt.data import load_data
 from tfopt.errors import DataError
@@ -122,6 +123,64 @@ def test_a_folder_of_normal_samples_and_others(tmp_path):
     (tmp_path / "good").rename(tmp_path / "fine")
     with pytest.raises(DataError, match="a class called normal, good, ok, healthy among bent, fine, scratched"):
         load_data(tmp_path, task="reconstruction")
+
+
+def write_images(root, counts):
+    """Images of one value each, with the number of the folder in `counts` as their blue channel."""
+    for kind, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = np.stack([np.full((4, 4), each, np.uint8) for each in (number, 0, kind)], axis=-1)
+            Image.fromarray(pixels).save(root / name / f"{number:03}.png")
+
+
+def kinds_of(split):
+    return np.unique(split.inputs[:, 0, 0, 2]).tolist()
+
+
+@pytest.mark.parametrize("train", ["train/good", "train"])
+def test_the_folders_of_mvtec(tmp_path, train):
+    write_images(tmp_path, {train: 10, "test/crack": 3, "test/good": 4, "test/hole": 2, "ground_truth/crack": 3})
+    data = load_data(tmp_path, task="reconstruction")
+    assert (len(data.train) + len(data.validation), kinds_of(data.train), kinds_of(data.validation)) == (10, [0], [0])
+    flags = data.test.inputs[:, 0, 0, 2] != 2
+    assert data.test.labels.tolist() == flags.tolist() and data.test.labels.sum() == 5 and len(data.test) == 9
+    assert "left out: ground_truth" in data.notes
+    assert any("images of train are taken as normal samples" in note for note in data.notes) == (train == "train")
+
+
+@pytest.mark.parametrize("folder", ["", "good", "train"])
+def test_folders_of_normal_samples_alone(tmp_path, folder):
+    write_images(tmp_path, {folder: 20})
+    data = load_data(tmp_path, task="reconstruction")
+    assert sum(map(len, (data.train, data.validation, data.test))) == 20 and not data.test.labels.any()
+    assert any("taken as normal samples" in note for note in data.notes) == (folder != "good")
+    with pytest.raises(DataError):
+        load_data(tmp_path)
+
+
+def test_all_names_of_normal_samples_count(tmp_path):
+    write_images(tmp_path, {"good": 6, "OK": 6, "bad": 4})
+    data = load_data(tmp_path, task="reconstruction")
+    assert data.test.labels.sum() == 4 and kinds_of(data.train) == [0, 1]
+
+
+def test_recordings_of_normal_samples_alone(tmp_path):
+    (tmp_path / "train" / "normal").mkdir(parents=True)
+    (tmp_path / "test" / "odd").mkdir(parents=True)
+    (tmp_path / "test" / "normal").mkdir()
+    wave = (8000 * np.sin(np.arange(4000) / 3)).astype(np.int16)
+    for number, name in enumerate(["train/normal"] * 6 + ["test/normal"] * 2 + ["test/odd"] * 3):
+        wavfile.write(tmp_path / name / f"{number}.wav", 8000, wave)
+    data = load_data(tmp_path, task="reconstruction")
+    assert len(data.train) + len(data.validation) == 6 and sorted(data.test.labels) == [0, 0, 1, 1, 1]
+
+
+def test_anomalies_in_validation_data_are_left_out():
+    whole = {"train": (X, FLAGS), "validation": (X[:20], FLAGS[:20]), "test": (X[:7], FLAGS[:7])}
+    data = load_data(whole, task="reconstruction")
+    assert not data.validation.labels.any() and len(data.validation) == 16  # of 20, every fifth is an anomaly
+    assert "4 anomalies of validation left out: models learn from normal samples" in data.notes
 
 
 def test_scores_and_their_area():

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tfopt.data.masks import has_masks, paired_files
+from tfopt.data.mask_layout import has_masks, require_no_masks
+from tfopt.data.masks import paired_files
 from tfopt.data.parts import Pair, Parts
+from tfopt.data.reconstruction import NORMAL
 from tfopt.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -32,6 +34,8 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_TRUTH = "ground_truth"
+_Classes = tuple[tuple[str, ...], Pair, tuple[str, ...]]  # the names, files with class numbers, and notes
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # by Windows and macOS, in any case
 
 
@@ -59,19 +63,30 @@ def _first_kind(suffixes: set[str]) -> FileKind:
     return next((kind for kind in KINDS if not suffixes.isdisjoint(kind.suffixes)), IMAGES)
 
 
-def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
+def read_folder(root: Path, kind: FileKind = IMAGES, *, anomalies: bool = False) -> Parts:
     """List the files of `root` without reading them: classes and files by name, hidden ones left out.
 
     With `images` and `masks` instead of class folders, the labels are masks, see `tfopt.data.masks`.
 
     A note names what operating systems leave in folders, such as Thumbs.db, which is left out too.
 
+    Args:
+        root: the folder.
+        kind: of the samples.
+        anomalies: whether all classes but one are anomalies: a part may then lack classes, or have normal samples alone
+            without a class folder, and `ground_truth` is left out, where MVTec AD has masks of the anomalies.
+
     Raises:
-        DataError: no class folders, only one class, an empty class, other files or folders among the samples, or
-            classes that differ between train, validation and test.
+        DataError: no class folders, only one class, an empty class, other files or folders among the samples, folders
+            that look like images and masks, or classes that differ between train, validation and test.
     """
-    folders, notes = _subfolders(root, kind)
     source = f"{kind.name} folder {root.resolve().name}"
+    if anomalies and not _visible_folders(root):
+        names, pair, notes = _normal(root, kind)
+        return Parts({"train": pair}, source, names, notes, files=True)
+    folders, notes = _subfolders(root, kind)
+    if anomalies and (truth := [folder for folder in folders if folder.name.lower() == _TRUTH]):
+        folders, notes = [folder for folder in folders if folder not in truth], (*notes, f"left out: {truth[0].name}")
     if has_masks(folders):
         pair = paired_files(folders, kind.suffixes)
         return Parts({"train": pair}, source, None, notes, files=True, masks=True)
@@ -79,8 +94,8 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
     strangers = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
     # A class may be called "train", too: it then holds files, not folders, and is one of several classes.
     if not parts or (strangers and not any(map(_visible_folders, parts.values()))):
-        names, pair, notes = _classes(root, kind)
-        return Parts({"train": pair}, source, names, notes, files=True)
+        names, pair, more = _classes(root, kind, folders, 1 if anomalies else 2)
+        return Parts({"train": pair}, source, names, (*notes, *more), files=True)
     if strangers:
         raise DataError(
             f"Expected only train, validation and test (or training, val, valid, testing) in {root}, also got "
@@ -91,11 +106,14 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
     if len(folders) > len(parts):
         found = _first([folder.name for folder in folders], 6)
         raise DataError(f"Expected one folder for each of train, validation and test in {root}, got {found}.")
-    below = {name: _subfolders(folder, kind)[0] for name, folder in parts.items()}
-    if all(map(has_masks, below.values())):
-        masked = {name: paired_files(each, kind.suffixes) for name, each in below.items()}
+    if anomalies:
+        return _with_anomalies(parts, kind, source, notes)
+    below = {name: _subfolders(folder, kind) for name, folder in parts.items()}
+    notes += tuple(note for _, more in below.values() for note in more)
+    if all(has_masks(each) for each, _ in below.values()):
+        masked = {name: paired_files(each, kind.suffixes) for name, (each, _) in below.items()}
         return Parts(masked, source, None, notes, files=True, masks=True)
-    read = {name: _classes(folder, kind) for name, folder in parts.items()}
+    read = {name: _classes(folder, kind, below[name][0]) for name, folder in parts.items()}
     notes += tuple(note for _, _, more in read.values() for note in more)
     expected = read["train"][0]
     for name, (classes, _, _) in read.items():
@@ -107,6 +125,31 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
             )
     pairs = {name: pair for name, (_, pair, _) in read.items()}
     return Parts(pairs, source, expected, notes, files=True)
+
+
+def _with_anomalies(parts: dict[str, Path], kind: FileKind, source: str, notes: tuple[str, ...]) -> Parts:
+    """Return the files of parts with any classes, or with normal samples alone."""
+    read: dict[str, _Classes] = {}
+    for name, folder in parts.items():
+        if _visible_folders(folder):
+            classes, more = _subfolders(folder, kind)
+            notes += more
+            read[name] = _classes(folder, kind, classes, 1)
+        else:
+            read[name] = _normal(folder, kind)
+    known = sorted({each for names, _, _ in read.values() for each in names})
+    pairs = {}
+    for name, (names, (paths, numbers), more) in read.items():
+        notes += more
+        pairs[name] = (paths, np.array([known.index(each) for each in names])[numbers])
+    return Parts(pairs, source, tuple(known), notes, files=True)
+
+
+def _normal(folder: Path, kind: FileKind) -> _Classes:
+    """Return what `_classes` does for a folder without class folders: all samples are normal."""
+    files, notes = _files(folder, kind)
+    note = f"the {kind.name}s of {folder.resolve().name} are taken as normal samples, since they lie in no class folder"
+    return (NORMAL[0],), (np.array(files, dtype=object), np.zeros(len(files), np.int64)), (*notes, note)
 
 
 def holds_masks(root: Path) -> bool:
@@ -129,18 +172,22 @@ def loose_files(root: Path) -> tuple[FileKind, list[Path]]:
     return kind, [path for path in entries if path.suffix.lower() in kind.suffixes]
 
 
-def _classes(folder: Path, kind: FileKind) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:
-    """Return the class names, the paths of the files with their class numbers, and notes."""
-    classes, notes = _subfolders(folder, kind)
-    if len(classes) < 2:
+def _classes(folder: Path, kind: FileKind, classes: list[Path], fewest: int = 2) -> _Classes:
+    """Return the class names, the paths of the files with their class numbers, and notes.
+
+    Raises:
+        DataError: there are not the `fewest` classes, or they look like images and masks, or as `_files`.
+    """
+    if len(classes) < fewest:
         found = f"only {classes[0].name}" if classes else "none"
         raise DataError(
             f"Expected at least two class folders in {folder}, got {found}; put the {kind.name}s into one "
             "folder per class."
         )
+    require_no_masks(folder, classes)
     listed = [_files(each, kind) for each in classes]
     files = [found for found, _ in listed]
-    notes += tuple(note for _, more in listed for note in more)
+    notes = tuple(note for _, more in listed for note in more)
     paths = np.array([path for group in files for path in group], dtype=object)
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in files])
     return tuple(each.name for each in classes), (paths, labels), notes

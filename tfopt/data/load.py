@@ -121,6 +121,7 @@ def load_data(
             applied,
             features,
             values=task in _VALUES,
+            anomalies=task == Reconstruction.kind,
             steps=steps,
         )
         return _loaded(

@@ -13,13 +13,14 @@ import numpy as np
 from tfopt.base.reading import reading
 from tfopt.data.images import Size, in_threads, open_image, unreadable
 from tfopt.data.mask_headers import Header, masks_turn, read_headers, require_one_size
+from tfopt.data.mask_layout import MASKS
+from tfopt.data.mask_palettes import Colors, Palettes, colors_of
 from tfopt.data.parts import Pair
 from tfopt.data.split import Plan
 from tfopt.data.stored import Collector, StoredArray, rows_at
 from tfopt.errors import DataError
 from tfopt.tasks.mask_values import require_classes
 
-IMAGES, MASKS = ("images", "image"), ("masks", "mask", "annotations", "segmentations")
 _LOSSY = (".jpg", ".jpeg", ".jfif")
 # What an image is turned by, as its EXIF orientation says (CIPA DC-008, "Orientation").
 _TURNS = {
@@ -31,12 +32,6 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-
-
-def has_masks(folders: list[Path]) -> bool:
-    """Return whether these are a folder of images and one of masks, such as `images/` and `masks/`."""
-    names = sorted(folder.name.lower() for folder in folders)
-    return len(names) == 2 and any(sorted((one, other)) == names for one in IMAGES for other in MASKS)
 
 
 def paired_files(folders: list[Path], suffixes: tuple[str, ...]) -> Pair:
@@ -121,7 +116,7 @@ class MaskFiles:
             known: the values, by class; None takes those that there are.
 
         Raises:
-            DataError: a mask is damaged, or its values are no classes.
+            DataError: a mask is damaged, its values are no classes, or palettes contradict each other.
         """
         wanted = [self.headers[origin][place] for origin, places in chosen.values() for place in places]
         others = [] if known else self._left(chosen)
@@ -129,12 +124,15 @@ class MaskFiles:
         decode = partial(_decode, size=self.size, turn=self.turn, dtype=np.uint8 if narrow else np.int32)
         collector = Collector(f"the masks of {self.source}", rows=len(wanted))
         first: dict[int, Path] = {}
+        palettes = Palettes()
         decoded = in_threads(decode, [*wanted, *others], self.source, "masks")
-        for number, (pixels, present, path) in enumerate(decoded):
+        for number, (pixels, present, path, colors) in enumerate(decoded):
+            palettes.add(path, colors, present)
             for value in present:
                 first.setdefault(value, path)
             if number < len(wanted):
                 collector.append(pixels[None])
+        palettes.finish()
         values = known or tuple(sorted(first))
         _check(values, first, self.source, known=known is not None)
         classes = _classes(collector.result(), values)
@@ -199,8 +197,11 @@ def _classes(masks: Any, values: tuple[int, ...]) -> Any:
 
 def _decode(
     header: Header, *, size: Size | None, turn: bool, dtype: type[np.integer]
-) -> tuple[np.ndarray, list[int], Path]:
-    """Return the values of a mask (height, width), turned as its image is if it is to `turn`; those that it has."""
+) -> tuple[np.ndarray, list[int], Path, Colors | None]:
+    """Return the values of a mask (height, width), turned as its image is if it is to `turn`; those that it has.
+
+    Also return its path, and the colors of its palette.
+    """
     from PIL import Image, ImageOps
 
     with (
@@ -209,9 +210,10 @@ def _decode(
     ):
         mask = ImageOps.exif_transpose(opened)
         mask = mask.convert("L") if mask.mode == "1" else mask
+        colors = colors_of(mask)
         values = np.flatnonzero(mask.histogram()) if header.narrow else np.unique(np.asarray(mask))
         if turn and header.leaves_open and (how := _TURNS.get(header.orientation)):
             mask = mask.transpose(Image.Transpose[how])
         if size is not None and (mask.height, mask.width) != size:
             mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
-        return np.asarray(mask, dtype), values.tolist(), header.mask
+        return np.asarray(mask, dtype), values.tolist(), header.mask, colors

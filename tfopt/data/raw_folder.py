@@ -18,13 +18,19 @@ from tfopt.data.text import Text
 from tfopt.errors import DataError
 
 
-def read_raw_folder(root: Path, kind: FileKind, front_end: FrontEnd | None) -> Parts:
+def read_raw_folder(root: Path, kind: FileKind, front_end: FrontEnd | None, *, anomalies: bool = False) -> Parts:
     """Return the samples of a folder that `front_end`, by default one for their kind, prepares.
+
+    Args:
+        root: the folder.
+        kind: of the samples.
+        front_end: what is to prepare them.
+        anomalies: as for `read_folder`.
 
     Raises:
         DataError: as for `read_folder`; a text cannot be read; or `front_end` is for other samples.
     """
-    parts, pairs = read_folder(root, kind), {}
+    parts, pairs = read_folder(root, kind, anomalies=anomalies), {}
     for name, (paths, y) in parts.pairs.items():
         raw, front_end = raw_samples(root, paths, kind, front_end)
         pairs[name] = (raw, y)

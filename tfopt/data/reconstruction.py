@@ -31,18 +31,18 @@ def with_flags(parts: Parts) -> Parts:
     """Return `parts` with labels of 0 for normal samples and 1 for anomalies, int32 (n,).
 
     Labels may be 0 and 1; the inputs themselves, as Keras trains autoencoders, which makes all samples normal; or
-    classes, of which one is called as in `NORMAL`.
+    classes, of which those called as in `NORMAL` are of normal samples.
 
     Raises:
         DataError: other labels, or several inputs.
     """
     if any(isinstance(side, dict) for pair in parts.pairs.values() for side in pair):
         raise DataError("Expected one input that is also the target of a reconstruction, got several by name.")
-    normal = None
+    normal: list[int] = []
     if parts.class_names:
         known = [name.strip().casefold() for name in parts.class_names]
-        normal = next((known.index(name) for name in NORMAL if name in known), None)
-        if normal is None:
+        normal = [number for number, name in enumerate(known) if name in NORMAL]
+        if not normal:
             raise DataError(
                 f"Expected a class called {', '.join(NORMAL)} among {', '.join(parts.class_names)}: the others are "
                 "anomalies. Rename the folder of normal samples."
@@ -51,9 +51,9 @@ def with_flags(parts: Parts) -> Parts:
     return replace(parts, pairs=pairs, class_names=None)
 
 
-def _flags(name: str, inputs: Any, labels: Any, normal: int | None) -> Any:
-    if normal is not None:
-        return np.not_equal(labels, normal).astype(np.int32)
+def _flags(name: str, inputs: Any, labels: Any, normal: list[int]) -> Any:
+    if normal:
+        return np.isin(labels, normal, invert=True).astype(np.int32)
     if labels is inputs or (labels.shape == inputs.shape and labels.ndim > 1 and np.array_equal(labels, inputs)):
         return np.zeros(len(inputs), np.int32)
     if labels.shape[1:] in ((), (1,)) and labels.dtype.kind in "biuf" and np.isin(labels, (0, 1)).all():

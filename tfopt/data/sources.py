@@ -62,11 +62,13 @@ def read_source(
     features: Mapping[str, Any] | None,
     *,
     values: bool = False,
+    anomalies: bool = False,
     steps: Steps | None = None,
 ) -> Parts:
     """Read `source`, as `load_data` takes it; `how` says how images are fed, or is the front end of other samples.
 
-    With `values`, labels in columns are values, even if they look like classes. `steps` are for streams.
+    With `values`, labels in columns are values, even if they look like classes. With `anomalies`, classes in folders
+    are normal samples and anomalies. `steps` are for streams.
 
     Raises:
         DataError: it cannot be read.
@@ -83,8 +85,8 @@ def read_source(
     if text or labels:
         raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
     if isinstance(kind, FileKind):
-        return read_raw_folder(path, kind, front_end)
-    return replace(_read_numbers(source, steps), front_end=front_end)
+        return read_raw_folder(path, kind, front_end, anomalies=anomalies)
+    return replace(_read_numbers(source, steps, anomalies), front_end=front_end)
 
 
 def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | None:
@@ -143,7 +145,7 @@ def raw_kind(source: Any) -> FileKind | str | None:
     return TABLE if path.is_file() and is_table(path) else None
 
 
-def _read_numbers(source: Any, steps: Steps | None) -> Parts:
+def _read_numbers(source: Any, steps: Steps | None, anomalies: bool) -> Parts:
     """Read images, numbers or, for a front end, raw samples in arrays."""
     if is_stream(source):
         return read_dict({"train": source}, steps)
@@ -155,7 +157,7 @@ def _read_numbers(source: Any, steps: Steps | None) -> Parts:
     if path is None:
         return read_digits()
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, anomalies=anomalies)
     if not path.exists():
         raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
     if not is_npz(path):
