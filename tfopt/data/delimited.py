@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from tfopt.data.decimal_commas import have_decimal_commas, with_points
 from tfopt.errors import DataError
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
@@ -22,7 +23,6 @@ _SEPARATORS = (",", ";", "\t", "|")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _HEAD = 2**16  # characters that show whether numbers have a decimal comma
 _QUOTED = re.compile(r'(?<![^,;\t|\n])"(?:[^"]|"")*"')
-_COMMA, _POINT = re.compile(r"\d,\d"), re.compile(r"\d\.\d")
 
 
 def read_delimited(
@@ -42,7 +42,8 @@ def read_delimited(
         verbatim: columns of texts in which nothing stands for a missing value.
 
     Raises:
-        DataError: the file is in another encoding, or a quote in it is never closed.
+        DataError: the file is in another encoding, a quote in it is never closed, or a point may stand before decimals
+            or between thousands.
     """
     from pyarrow import compute, string
     from pyarrow import csv as arrow
@@ -55,8 +56,10 @@ def read_delimited(
     found = separator or _separator(head)
     if odd_quotes:
         _check_quotes(path, found)
-    decimal_comma = found == ";" and bool(_COMMA.search(head)) and not _POINT.search(head)
-    names = next(csv.reader(io.StringIO(head), delimiter=found), [])
+    rows = list(csv.reader(io.StringIO(head), delimiter=found))
+    names = rows[0] if rows else []
+    whole_rows = rows[1:-1] if len(head) == _HEAD else rows[1:]
+    decimal_comma = found == ";" and have_decimal_commas(whole_rows)
     convert = partial(
         arrow.ConvertOptions,
         null_values=list(MISSING),
@@ -78,7 +81,10 @@ def read_delimited(
         for name, column in zip(whole, arrow.read_csv(path, reading, parsing, asked).columns, strict=True):
             table = table.set_column(table.column_names.index(name), name, column)
     notes = [f"columns are separated by {found!r}"] if found != (separator or ",") else []
-    return table, (*notes, *(["numbers have a decimal comma"] if decimal_comma else []))
+    if decimal_comma:
+        table, said = with_points(table, {*texts, *verbatim})
+        notes += ["numbers have a decimal comma", *said]
+    return table, tuple(notes)
 
 
 def _are_whole(column: Any) -> bool:
