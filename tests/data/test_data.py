@@ -566,6 +566,32 @@ def test_16_bits_become_8(tmp_path: Path) -> None:
     for image in data.train.x():
         np.testing.assert_array_equal(image[..., 0], expected)
     assert data.preprocessing.color == "grayscale"
+    assert "6 of 6 images have 16 bits: reduced to 8" in data.notes
+
+
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [
+        (
+            4095,
+            "; no value is above 4,095 (bits: 12), so they are dark: multiply the values by 16 in the files",
+        ),
+        (
+            1,
+            "; no value is above 1 (bits: 1), so they are dark: multiply the values by 32,768 in the files",
+        ),
+        (16384, ""),
+        (0, ""),
+    ],
+)
+def test_unused_bits_are_told(tmp_path: Path, largest: int, said: str) -> None:
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            Image.fromarray(np.full((4, 4), largest if number else 0, np.uint16)).save(
+                tmp_path / kind / f"{number}.png"
+            )
+    assert f"6 of 6 images have 16 bits: reduced to 8{said}" in load_data(tmp_path).notes
 
 
 def test_other_modes_and_formats_are_rgb(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tfopt.base.reading import reading
 from tfopt.data.images import (
     CHANNELS,
     GRAY,
+    SIXTEEN_BITS,
     WITH_ALPHA,
     Decoded,
     Size,
@@ -37,6 +38,7 @@ from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.stored import Collector, RowsOnDisk, StoredArray
 
 _BATCH = 64
+_FEW_BITS = 14  # with as many of 16, images have a quarter of the values that 8 bits have
 _SPARED = 0.1  # of the free space of a disk, which decoded images leave
 
 
@@ -71,7 +73,7 @@ class ImageFiles(RowsOnDisk):
         files = [self.files[place] for place in places.flat]
         # Batches are already made in parallel; more threads would only wait for Python's lock.
         with ThreadPoolExecutor(os.cpu_count()) if len(files) > _BATCH else nullcontext() as pool:
-            for number, (pixels, _, _) in enumerate(pool.map(decode, files) if pool else map(decode, files)):
+            for number, (pixels, *_) in enumerate(pool.map(decode, files) if pool else map(decode, files)):
                 found[number] = pixels
         return found.reshape(*places.shape, *self.row)
 
@@ -144,12 +146,14 @@ class _Seen:
         self._color = color
         self._modes: Counter[str] = Counter()
         self._turned = 0
+        self._largest = 0
 
     def pixels(self, decoded: Iterator[Decoded]) -> Iterator[np.ndarray]:
         """Yield the pixels."""
-        for pixels, mode, turned in decoded:
+        for pixels, mode, turned, largest in decoded:
             self._modes[mode] += 1
             self._turned += turned
+            self._largest = max(self._largest, largest)
             yield pixels
 
     def notes(self) -> tuple[str, ...]:
@@ -161,9 +165,21 @@ class _Seen:
             if mode not in wanted:
                 dropped = ", transparency dropped" if mode in WITH_ALPHA or "transparency" in mode else ""
                 notes.append(f"{count:,} of {total:,} images are {mode}: converted to {self._color}{dropped}")
+        if count := sum(count for mode, count in self._modes.items() if mode.startswith(SIXTEEN_BITS)):
+            notes.append(f"{count:,} of {total:,} images have 16 bits: reduced to 8{self._dark()}")
         if self._turned:
             notes.append(f"{self._turned:,} of {total:,} images are turned as their EXIF orientation says")
         return tuple(notes)
+
+    def _dark(self) -> str:
+        """Return what to do about images of 16 bits, as cameras and scanners write them, that leave bits unused."""
+        bits = self._largest.bit_length()
+        if not 0 < bits <= _FEW_BITS:
+            return ""
+        return (
+            f"; no value is above {self._largest:,} (bits: {bits}), so they are dark: multiply the values by "
+            f"{2 ** (16 - bits):,} in the files"
+        )
 
 
 def _color_of(files: list[Path]) -> Color:

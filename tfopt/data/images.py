@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Size = tuple[int, int]
-Decoded = tuple[np.ndarray, str, bool]  # the pixels, the mode of the file, and whether it was turned
+Decoded = tuple[np.ndarray, str, bool, int]
+"""The pixels, the mode of the file, whether it was turned, and its largest value if it has 16 bits, else 0."""
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 CHANNELS: dict[Color, int] = {"rgb": 3, "grayscale": 1}
 _MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
 GRAY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N")
-_SIXTEEN_BITS = "I;16"
+SIXTEEN_BITS = "I;16"
 _ORIENTATION = 0x0112  # the EXIF tag
 TURNED, ON_ITS_SIDE = range(2, 9), (5, 6, 7, 8)
 """Values of the EXIF orientation for images that are turned or mirrored, and for a quarter turn."""
@@ -123,7 +124,7 @@ def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
     from PIL import Image
 
     wanted = _MODES[color or ("grayscale" if image.mode in GRAY else "rgb")]
-    if image.mode.startswith(_SIXTEEN_BITS):  # Pillow would clip them at 255
+    if image.mode.startswith(SIXTEEN_BITS):  # Pillow would clip them at 255
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     image = image.convert(wanted)
     if image.size != (size[1], size[0]):
@@ -132,7 +133,7 @@ def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
 
 
 def decode_file(file: Path, *, size: Size, color: Color | None, reference: tuple[Path, Size] | None) -> Decoded:
-    """Return the pixels of a file uint8 (height, width, channels), its mode, and whether it was turned.
+    """Return the pixels of a file uint8 (height, width, channels), and what it is like, as `Decoded` says.
 
     Args:
         file: the image.
@@ -160,8 +161,9 @@ def decode_file(file: Path, *, size: Size, color: Color | None, reference: tuple
             )
         mode = "P with transparency" if image.mode == "P" and "transparency" in image.info else image.mode
         with reading(partial(unreadable, file)):
+            largest = int(np.asarray(image).max()) if mode.startswith(SIXTEEN_BITS) else 0
             pixels = _pixels(ImageOps.exif_transpose(image) if turned else image, size, color)
-        return pixels, mode, turned
+        return pixels, mode, turned, largest
 
 
 def orientation_of(image: Image.Image, read: Callable[[Any], Any] | None = None) -> int:
