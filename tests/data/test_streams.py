@@ -235,3 +235,31 @@ def test_the_sample_of_an_error_is_named(bad, ahead):
 def test_a_sample_of_another_shape_is_named(bad):
     with pytest.raises(DataError, match=f"an error after {bad} samples: Cannot batch"):
         load_data(raising(bad, "shape"))
+
+
+def of_shapes(x, y, count=12):
+    """A stream of elements of these shapes that states none of their sizes but that of the last axis of x."""
+    shapes = (
+        (*(None,) * (len(x) - 1), x[-1]),
+        (None,) * len(y) if len(x) > len(y) else (*(None,) * (len(y) - 1), y[-1]),
+    )
+    specs = tuple(tf.TensorSpec(shape, kind) for shape, kind in zip(shapes, (tf.float32, tf.int32), strict=True))
+    return tf.data.Dataset.from_generator(
+        lambda: ((np.ones(x), np.arange(np.prod(y)).reshape(y) % 2) for _ in range(count)), output_signature=specs
+    )
+
+
+@pytest.mark.parametrize("y", [(8, 8, 1), (8, 8)])
+def test_streams_that_do_not_tell_whether_they_are_batched(y):
+    with pytest.raises(DataError, match=r"Cannot tell whether train is batched, as x \(None, None, 3\) and y .* masks"):
+        load_data(of_shapes((8, 8, 3), y))
+    data = load_data(of_shapes((8, 8, 3), y).batch(4))
+    assert sum(map(len, (data.train, data.validation, data.test))) == 12 and data.input_shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [((5, 2), (5,)), ((5, 4, 4, 3), (5,)), ((5, 4, 4, 3), (5, 4, 4, 1)), ((5, 7, 2), (5,))]
+)
+def test_streams_of_batches_whose_size_is_unknown(x, y):
+    data = load_data(of_shapes(x, y))
+    assert sum(map(len, (data.train, data.validation, data.test))) == 60 and data.input_shape == x[1:]

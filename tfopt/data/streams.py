@@ -209,7 +209,14 @@ def _is_batched(name: str, texts: bool, x: tuple[int | None, ...], y: tuple[int 
     """
     if not x or not y or x[0] != y[0]:
         return False
-    if x[0] is None or len(x) >= 4 or texts:
+    if len(x) >= 4 or texts:
+        return True
+    if x[:2] == y[:2] == (None, None) and len(x) == 3:
+        raise DataError(
+            f"Cannot tell whether {name} is batched, as x {x} and y {y} may be single images with masks, or batches of "
+            "sequences; batch single samples, or state the length of the sequences, e.g. with tf.ensure_shape."
+        )
+    if x[0] is None:
         return True
     if len(x) == 1:
         return False
