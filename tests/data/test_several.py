@@ -198,3 +198,9 @@ def test_weights_of_one_column_belong_to_parts():
     data = load_data(((x, y, w), (x, y), (x, y)))
     assert data.train.weights == pytest.approx(np.linspace(0.1, 1, 30)) and len(data.validation) == 30
     assert list(load_data(((x, x, w), (y, y))).train.inputs) == ["0", "1", "2"]
+
+
+def test_outputs_without_weights_have_weights_of_1():
+    x, labels = np.zeros((20, 2), np.float32), {"kind": np.arange(20) % 2, "age": np.arange(20.0)}
+    weights = load_data((x, labels, {"age": np.arange(1, 21)})).train.weights
+    assert set(weights) == {"kind", "age"} and (weights["kind"] == 1).all() and (weights["age"] > 1).any()

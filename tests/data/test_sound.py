@@ -15,6 +15,7 @@ from tfopt.data import load_data
 from tfopt.data.augmentation import Augmentation
 from tfopt.data.beside import stated_beside
 from tfopt.data.for_model import data_for
+from tfopt.data.recordings import read_recordings
 from tfopt.data.spectrogram import log_mel, mel_weights
 from tfopt.errors import DataError
 from tfopt.inputs import Sound, SoundAugmentation
@@ -350,3 +351,9 @@ def test_a_missing_soundfile_is_named(tmp_path, monkeypatch):
         DataError, match=r"Cannot read the recording .*\.wav without soundfile \(.*pip install soundfile\."
     ):
         load_data(tmp_path)
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = (np.full(100, value, np.int16) for value in (8000, -2000))
+    wavfile.write(tmp_path / "a.wav", RATE, np.stack([left, right], axis=1))
+    np.testing.assert_array_equal(read_recordings([tmp_path / "a.wav"], RATE, 100), np.full((1, 100), 3000))
