@@ -110,6 +110,12 @@ def test_decimal_commas_that_may_be_others(tmp_path):
     assert columns_of(tmp_path / "a.csv", "a;b\n1,234.5;1\n12,345.5;2\n")[0]["a"] == ["1,234.5", "12,345.5"]
 
 
+@pytest.mark.parametrize("cells", [("0,5", "1.5", "2,5"), ("3,5", "three", "four"), ("1,234,567", "2,5 kg", "x")])
+def test_columns_that_do_not_decide_on_decimal_commas(tmp_path, cells):
+    found, notes = columns_of(tmp_path / "a.csv", "a;b\n" + "".join(f"{cell};1.5\n" for cell in cells))
+    assert found == {"a": list(cells), "b": [1.5] * 3} and notes == ("columns are separated by ';'",)
+
+
 def test_decimal_commas_are_features_and_labels(tmp_path):
     rows = [f"{day:02}.03.2024;1.{day + 100},5;{day},25" for day in range(1, 29)]
     (tmp_path / "a.csv").write_text("day;value;label\n" + "\n".join(rows) + "\n")

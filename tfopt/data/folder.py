@@ -114,17 +114,20 @@ def read_folder(root: Path, kind: FileKind = IMAGES, *, anomalies: bool = False)
         masked = {name: paired_files(each, kind.suffixes) for name, (each, _) in below.items()}
         return Parts(masked, source, None, notes, files=True, masks=True)
     read = {name: _classes(folder, kind, below[name][0]) for name, folder in parts.items()}
+    _require_same_classes({name: classes for name, (classes, _, _) in read.items()}, root)
     notes += tuple(note for _, _, more in read.values() for note in more)
-    expected = read["train"][0]
-    for name, (classes, _, _) in read.items():
+    return Parts({name: pair for name, (_, pair, _) in read.items()}, source, read["train"][0], notes, files=True)
+
+
+def _require_same_classes(by_part: dict[str, tuple[str, ...]], root: Path) -> None:
+    expected = by_part["train"]
+    for name, classes in by_part.items():
         if classes != expected:
             raise DataError(
                 f"Expected the same class folders in train and {name} of {root}, got only in train: "
                 f"{_first(sorted(set(expected) - set(classes)))}; only in {name}: "
                 f"{_first(sorted(set(classes) - set(expected)))}; make them equal."
             )
-    pairs = {name: pair for name, (_, pair, _) in read.items()}
-    return Parts(pairs, source, expected, notes, files=True)
 
 
 def _with_anomalies(parts: dict[str, Path], kind: FileKind, source: str, notes: tuple[str, ...]) -> Parts:
