@@ -761,9 +761,21 @@ def test_names_that_are_one_name_to_a_person(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'Cat' and 'cat'"):
         load_data(image_folder(tmp_path, classes=("Cat", "cat", "dog")))
     x, y = np.zeros((30, 2), np.float32), np.arange(30) % 3
-    np.savez(tmp_path / "twice.npz", x=x, y=y, class_names=np.array(["a", "b", "a"]))
-    with pytest.raises(DataError, match="'a' and 'a'"):
-        load_data(tmp_path / "twice.npz")
+    for names, words in (
+        (["a", "b", "a"], "'a' and 'a'"),
+        (["caf\u00e9", "b", "cafe\u0301"], "'caf\u00e9' and 'cafe\u0301'"),  # composed and decomposed
+        (["a\0b", "b", "c"], "fit on one line"),
+    ):
+        np.savez(tmp_path / "twice.npz", x=x, y=y, class_names=np.array(names))
+        with pytest.raises(DataError, match=words):
+            load_data(tmp_path / "twice.npz")
+
+
+@pytest.mark.parametrize("ending", ["val", "valid", "validation"])
+def test_an_npz_names_its_validation_part_as_folders_do(tmp_path: Path, ending: str) -> None:
+    x, y = np.arange(40, dtype=np.float32).reshape(20, 2), np.arange(20) % 2
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, **{f"x_{ending}": x[:6], f"y_{ending}": y[:6]})
+    np.testing.assert_array_equal(load_data(tmp_path / "a.npz").validation.x(), x[:6])
 
 
 def test_a_class_of_one_image_cannot_be_measured(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tfopt.data.streams import Steps, is_stream, read_stream, steps_by_part, str
 from tfopt.data.text import as_strings
 from tfopt.errors import DataError
 
-_NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 _INPUTS_ALONE = ({"x"}, {"x_train"})
 

@@ -21,7 +21,7 @@ def check_names(names: Sequence[str]) -> None:
                 f"Expected names of classes that fit on one line, got {name!r} with {broken[0]!a}; rename the "
                 "class without line breaks, tabs and other control characters."
             )
-        key = name.strip().casefold()
+        key = unicodedata.normalize("NFC", name.strip()).casefold()
         if key in seen:
             raise DataError(
                 f"Expected a distinct name for each class, got {seen[key]!r} and {name!r}; rename or merge them."
