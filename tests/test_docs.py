@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import FLOAT
 
 ROOT = Path(__file__).parent.parent
 LAYERS = keras.layers
@@ -121,6 +122,11 @@ def of_contributing():
     assert float(names["term"](loss_inputs, ())) == (4 + 4) / 2 / 2
 
 
+def test_pages_for_devices_run_files_in_the_same_words():
+    ends = {blocks(PAGES[page])[-1].partition("\nlabels = ")[2] for page in ("text", "sound", "tables")}
+    assert len(ends) == 1 and "interpreter.invoke()" in ends.pop()
+
+
 @pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_every_place_that_a_page_names_exists(page):
     named = re.findall(r"`((?:tfopt|tests|docs|benchmarks|\.ci)/[\w/.]*)`", page.read_text(encoding="utf-8"))
@@ -158,6 +164,7 @@ def of_data():
     x = names["data"].test.x()
     missed = np.mean((names["result"].lite.predict(x) - x) ** 2, axis=1)
     np.testing.assert_allclose(names["scores"], missed, rtol=1e-5)
+    assert {name: array.shape for name, array in names["by_name"].items()} == {"kind": (5, 2), "age": (5, 1)}
 
 
 def of_export():
@@ -244,6 +251,22 @@ def of_transfer():
     assert names["model"].output_shape == (None, 3)
 
 
+def on_device(page, front_end, raw, *, settings=None):
+    """Check that the last block of a page answers as `LiteModel.predict` does, also for a file of `settings`."""
+    folder, code = next(Path("saved_models").iterdir()), blocks(PAGES[page])[-1]
+    if settings:
+        model = tfopt.load_model(folder / "model.keras")
+        x = np.random.default_rng(0).normal(size=(100, *model.input_shape[1:])).astype("float32")
+        tfopt.export_tflite(model, folder / "model.tflite", settings, representative_data=x)
+    exec(compile(code, f"{page}, the last block", "exec"), names := {"__name__": "page"})
+    lite = LiteModel(folder / "model.tflite")
+    output = lite.outputs[0]
+    assert (names["given"]["dtype"], names["made"]["dtype"]) == (np.dtype(lite.inputs[0].dtype), np.dtype(output.dtype))
+    wanted = lite.predict(front_end.apply(front_end.stored(raw)))[0]
+    np.testing.assert_allclose(names["scores"], wanted, atol=1.01 * output.scales[0] if output.scales else 1e-5)
+    return names
+
+
 def of_sound():
     """The lines for the device compute what tfopt does."""
     from scipy.io import wavfile
@@ -256,11 +279,19 @@ def of_sound():
             wavfile.write(
                 Path("recordings") / name / f"{number}.wav", 8000, (32767 * wave.clip(-1, 1)).astype(np.int16)
             )
+    tone = np.sin(2 * np.pi * 1600 * np.arange(2999) / 8000)
+    wavfile.write("new.wav", 8000, (20000 * tone).astype(np.int16))
     names = {}
     yield names
-    data = names["data"]
+    data, new = names["data"], np.array([Path("new.wav")], object)
     np.testing.assert_allclose(names["features"](data.test.inputs[0]), data.test.x()[0], atol=2e-3)
     assert names["result"].lite.preprocessing == data.preprocessing
+    samples = on_device("sound", data.preprocessing, new)["samples"]
+    np.testing.assert_array_equal(samples, data.preprocessing.stored(new)[0])
+    two = np.stack([np.concatenate([np.zeros(4001), tone]), np.zeros(7000)], axis=1)  # in the middle and left
+    wavfile.write("new.wav", 8000, (20000 * two).astype(np.int16))
+    samples = on_device("sound", data.preprocessing, new)["samples"]
+    np.testing.assert_array_equal(samples, data.preprocessing.stored(new)[0])
 
 
 def of_tables():
@@ -276,6 +307,7 @@ def of_tables():
         for row in rows
     ]
     Path("people.csv").write_text("age,city,smokes,target\n" + "\n".join(lines))
+    Path("new.csv").write_text("age,city,smokes\n, Oslo,True\n")
     names = {}
     yield names
     front_end = names["data"].preprocessing
@@ -283,6 +315,12 @@ def of_tables():
     raw = np.array([(np.nan if row["age"] is None else row["age"], row["city"], row["smokes"]) for row in rows], kinds)
     np.testing.assert_allclose([names["features"](row) for row in rows], front_end.stored(raw), atol=1e-6)
     assert len(front_end.features) == 6 and names["result"].lite.preprocessing == front_end
+    new = np.array([(np.nan, "Oslo", True)], kinds)
+    on_device("tables", front_end, new)
+    Path("new.csv").write_text("smokes,city,age\nfalse,NA,51.0\n")
+    new = np.array([(51, None, False)], kinds)
+    on_device("tables", front_end, new)
+    on_device("tables", front_end, new, settings=FLOAT)
 
 
 def of_text():
@@ -301,7 +339,8 @@ def of_text():
     ]
     wanted = text.stored(np.array([*samples, None], object)[:-1])
     assert [names["token_ids"](sample) for sample in samples] == wanted.tolist()
-    assert names["ids"] == wanted[0].tolist() and names["data"].class_names == ("1", "2")
+    assert names["x"].tolist() == wanted[0].tolist() and names["data"].class_names == ("1", "2")
+    on_device("text", text, np.array([samples[0], None], object)[:-1])
 
 
 def of_training():

@@ -164,6 +164,7 @@ def test_images_are_resized_and_recolored(tmp_path: Path) -> None:
     seen = {tuple(pixel) for part in (data.train, data.validation, data.test) for pixel in part.x()[:, 1, 1].tolist()}
     assert seen == {(100,) * 3, (250, 0, 0), (1, 2, 3), (7,) * 3, (9,) * 3}
     assert "2 of 10 images are RGBA: converted to rgb, transparency dropped" in data.notes
+    assert "images of several sizes, from 4x4 to 8x6 (height x width), resized to 2x3" in data.notes
     gray = load_data(tmp_path, size=(2, 3), color="grayscale")
     assert gray.input_shape == (2, 3, 1)
     seen = {int(pixel) for part in (gray.train, gray.validation, gray.test) for pixel in part.inputs[:, 1, 1, 0]}
@@ -174,6 +175,7 @@ def test_resizing_averages_down(tmp_path: Path) -> None:
     board = np.indices((8, 8)).sum(axis=0) % 2 * 200
     x = np.stack([np.repeat(board[..., None], 3, -1)] * 10).astype(np.uint8)
     data = load_data((x, np.arange(10) % 2), size=(2, 2))
+    assert not any("several sizes" in note for note in data.notes)
     assert abs(data.train.x() - 100).max() <= 15  # without antialiasing it would be 0 or 200
     assert data.preprocessing.size == (2, 2)
 

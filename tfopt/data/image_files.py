@@ -109,7 +109,7 @@ def read_images(
     """
     size = preprocessing.size or _size_of(files[0])
     color = preprocessing.color or _color_of(files)
-    seen = _Seen(color)
+    seen = _Seen(color, size)
     reference = None if preprocessing.size else (files[0], size)
     decoded = seen.pixels(in_threads(partial(decode_file, size=size, color=color, reference=reference), files, source))
     row = (*size, CHANNELS[color])
@@ -140,17 +140,19 @@ def _has_room(folder: Path, number: int) -> bool:
 
 
 class _Seen:
-    """Counts what the files of images are like while they are decoded to `color`."""
+    """Counts what the files of images are like while they are decoded to `color` and `size`."""
 
-    def __init__(self, color: Color) -> None:
-        self._color = color
+    def __init__(self, color: Color, size: Size) -> None:
+        self._color, self._size = color, size
+        self._sizes: set[Size] = set()
         self._modes: Counter[str] = Counter()
         self._turned = 0
         self._largest = 0
 
     def pixels(self, decoded: Iterator[Decoded]) -> Iterator[np.ndarray]:
         """Yield the pixels."""
-        for pixels, mode, turned, largest in decoded:
+        for pixels, mode, turned, largest, size in decoded:
+            self._sizes.add(size)
             self._modes[mode] += 1
             self._turned += turned
             self._largest = max(self._largest, largest)
@@ -169,6 +171,10 @@ class _Seen:
             notes.append(f"{count:,} of {total:,} images have 16 bits: reduced to 8{self._dark()}")
         if self._turned:
             notes.append(f"{self._turned:,} of {total:,} images are turned as their EXIF orientation says")
+        if len(self._sizes) > 1:
+            ordered = sorted(self._sizes, key=math.prod)
+            small, large, target = (f"{height}x{width}" for height, width in (ordered[0], ordered[-1], self._size))
+            notes.append(f"images of several sizes, from {small} to {large} (height x width), resized to {target}")
         return tuple(notes)
 
     def _dark(self) -> str:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Size = tuple[int, int]
-Decoded = tuple[np.ndarray, str, bool, int]
-"""The pixels, the mode of the file, whether it was turned, and its largest value if it has 16 bits, else 0."""
+Decoded = tuple[np.ndarray, str, bool, int, Size]
+"""The pixels; of the file: its mode, whether it was turned, its largest value if it has 16 bits, else 0, and its size."""
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 CHANNELS: dict[Color, int] = {"rgb": 3, "grayscale": 1}
@@ -163,7 +163,7 @@ def decode_file(file: Path, *, size: Size, color: Color | None, reference: tuple
         with reading(partial(unreadable, file)):
             largest = int(np.asarray(image).max()) if mode.startswith(SIXTEEN_BITS) else 0
             pixels = _pixels(ImageOps.exif_transpose(image) if turned else image, size, color)
-        return pixels, mode, turned, largest
+        return pixels, mode, turned, largest, shown
 
 
 def orientation_of(image: Image.Image, read: Callable[[Any], Any] | None = None) -> int:

@@ -134,7 +134,10 @@ class LiteModel:
 
     @cached_property
     def outputs(self) -> tuple[Port, ...]:
-        """The outputs, in the order of the signature, else of the graph: in files of tfopt, that of the Keras model."""
+        """The outputs, in the order of the signature, else of the graph: in files of tfopt, that of the Keras model.
+
+        A Keras model built with a dict of outputs has them in alphabetical order of its keys.
+        """
         return self._graph.ports("outputs")
 
     @cached_property
@@ -198,7 +201,9 @@ class LiteModel:
             batch_size: samples per run if the graph can be resized; otherwise the file's own batch size is used.
 
         Returns:
-            An array (N, ...), or a list of arrays in the order of `outputs`.
+            An array (N, ...); for several outputs a list of arrays in the order of `outputs`, also for inputs by name.
+            That is the order of the Keras model's outputs; of a model built with a dict of outputs it is alphabetical.
+            By name: `dict(zip([port.name for port in lite.outputs], lite.predict(x), strict=True))`.
 
         Raises:
             DataError: `x` does not fit the inputs.
