@@ -31,6 +31,11 @@ from tfopt.errors import RecipeError
         ),
         (lambda: tfopt.Export(weights="int3"), "Export.weights = 'int3': expected 'float32', "),
         (lambda: tfopt.Export(sparse="perhaps"), "Export.sparse = 'perhaps': expected True or False."),
+        (lambda: tfopt.Training(metrics="mape"), "Training.metrics = 'mape': expected a list or tuple, or a dict."),
+        (
+            lambda: tfopt.Training(shift="far", zoom="far"),
+            "Training.shift = 'far': expected a number; Training.zoom = 'far': expected a number.",
+        ),
         (lambda: tfopt.Training(learning_rate=float("inf")), "Training.learning_rate = inf: expected a finite number."),
     ],
 )

@@ -149,6 +149,10 @@ def test_run_writes_all_files_and_prints_the_report(files, recipe, tmp_path):
     assert (written["stages"][0]["epochs"], written["training"]["seed"]) == (1, 7)
     for part in ("quick", "original", "exported int8", "accuracy", f"wrote {tmp_path}/out/: {', '.join(FILES)}"):
         assert part in done.stdout
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    first, last = (row["metrics"]["accuracy"] for row in (rows[0], rows[-1]))
+    said = f"passed: accuracy {last:.4f} on the test samples, original {first:.4f}"
+    assert done.stdout.splitlines()[-1] == said or "\nuncertain: " in done.stdout
     assert "1/1 Cluster epoch 1/1" in done.stderr
     assert "epoch 2" not in done.stderr
 

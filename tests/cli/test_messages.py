@@ -1,6 +1,7 @@
 """What the commands say: help in 80 columns, tracebacks with --debug, nothing twice and nothing without a subject."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from click.testing import CliRunner
 import tfopt
 from tfopt import cli
 from tfopt.base.interruption import Interrupted
-from tfopt.cli.outcome import require_success
+from tfopt.cli.outcome import require_success, say_passed
 from tfopt.errors import PromiseError
-from tfopt.evaluate.report import Report
+from tfopt.evaluate.report import Report, Row
 from tfopt.run.guard import Verdict
+from tfopt.run.result import Result
 from tfopt.tasks import Several
 from tfopt.tasks.table import TASKS
 
@@ -43,6 +45,47 @@ def folder(tmp_path_factory):
         keras.Sequential([keras.Input((4, 4, 3)), *inner]).save(folder / f"{name}.keras")
     np.savez(folder / "images.npz", x=rng.integers(0, 256, (240, 4, 4, 3)).astype(np.uint8), y=y)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict(), "passed: mean IoU 0.5000 on the test samples, original 0.7500\n"),
+        (Verdict(text="The samples are too few."), ""),
+        (Verdict(ok=False, text="Prune ended the run."), ""),
+    ],
+)
+def test_a_run_that_passed_ends_with_its_metric(verdict, said, capsys):
+    rows = [row_of(step, {"mean_iou": value, "accuracy": 0.9}) for step, value in (("original", 0.75), ("file", 0.5))]
+    say_passed(Report({}, rows), verdict)
+    assert capsys.readouterr().out == said
+
+
+def row_of(step, metrics):
+    return Row(
+        step=step,
+        metrics=metrics,
+        parameters=0,
+        nonzero_parameters=0,
+        max_unique_weights=0,
+        bytes=0,
+        deflated_bytes=0,
+        latency_ms=None,
+        seconds=0,
+    )
+
+
+def test_a_result_is_shown_in_one_line(folder):
+    report = Report({"name": "small"}, [row_of("original", {"accuracy": 0.5}), row_of("file", {"mean_iou": 0.25})])
+    assert repr(report) == "Report(small: file, mean IoU 0.2500; 2 rows)"
+    lite = SimpleNamespace(size=12345)
+    for verdict, word in ((Verdict(), "passed"), (Verdict(text="?"), "uncertain"), (Verdict(ok=False), "failed")):
+        result = Result(None, lite, report, tfopt.Recipe(stages=()), {}, verdict=verdict)
+        assert repr(result) == f"Result(small: file, mean IoU 0.2500; {word}; 12,345 bytes)"
+    data = tfopt.load_data(folder / "data.npz")
+    assert repr(data) == (
+        "Dataset(file data.npz: 154 train, 38 validation, 48 test; task: classification, 3 classes, sparse labels)"
+    )
 
 
 def test_the_summaries_of_all_commands_are_whole_in_80_columns():

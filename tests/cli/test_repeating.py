@@ -100,7 +100,7 @@ def test_other_settings_do_not_take_the_results_of_an_interrupted_command(comman
     del done[:]
     refused = command("--epochs-factor", 2)
     assert refused.exit_code == 2 and "--overwrite" in refused.stderr
-    assert "seed_3 is of another run: recipe.stages.0.epochs was 1, is 2." in refused.stderr
+    assert "seed_3 belongs to another run: recipe.stages.0.epochs was 1, is 2." in refused.stderr
     assert done == []  # nothing was trained before
     assert command("--epochs-factor", 2, "--overwrite").exit_code == 0
     assert done[-1] == 4

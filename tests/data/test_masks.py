@@ -332,7 +332,7 @@ def test_values_that_are_classes(tmp_path, values, classes, load):
         assert data.num_classes == classes
     assert data.train.y().max() < data.num_classes
     if values == [0, 255]:
-        assert data.mask_values == (0, 255) and "the mask values 0, 255 are the classes 0 to 1" in data.notes
+        assert data.mask_values == (0, 255) and "the mask values 0, 255 are the classes 0 and 1" in data.notes
 
 
 def test_hidden_folders_beside_masks_change_nothing(tmp_path):

@@ -70,8 +70,8 @@ def test_missing_parts_are_split_off_and_stated():
     together = np.concatenate([indices for _, indices in chosen.values()])
     assert sorted(together.tolist()) == list(range(100))
     assert notes == (
-        "no test data: 20 % of the training samples (20) split off, seed 0",
-        "no validation data: 10 % of the training samples (8) split off, seed 0",
+        "no test data: 20 % of the training samples (20) split off for testing, seed 0",
+        "no validation data: 10 % of the training samples (8) split off for validation, seed 0",
     )
 
 
@@ -171,7 +171,7 @@ def test_options_out_of_bounds(options, message):
 
 
 def test_a_share_in_percent_has_three_digits():
-    assert of_train(6)[1][0] == "no test data: 16.7 % of the training samples (1) split off, seed 0"
+    assert of_train(6)[1][0] == "no test data: 16.7 % of the training samples (1) split off for testing, seed 0"
 
 
 def test_a_limit_above_all_numbers_changes_nothing():

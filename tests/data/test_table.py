@@ -294,8 +294,18 @@ def test_labels_with_a_word_among_values(tmp_path):
 
 
 def test_other_bad_input(table, tmp_path):
-    with pytest.raises(DataError, match=r"column 'label' in .*got age, city, smokes, target; .*labels="):
+    with pytest.raises(DataError, match=r"column 'label' in .*got target, age, city, smokes; .*labels="):
         load_data(table)
+    many = write(tmp_path / "many.csv", "a,b,c,d,e,f,Target,prize", ["1,2,3,4,5,6,7,8"] * 30)
+    for wanted, shown in (
+        ({"labels": "target"}, "'target' in .*, got Target, a, b, c, d and 3 more"),
+        ({}, "'label' in .*, got Target, a, b"),
+        ({"labels": "price"}, "'price' in .*, got prize, Target, a"),
+    ):
+        with pytest.raises(DataError, match=f"{shown}.*: labels= .--labels.[.]$"):
+            load_data(many, **wanted)
+    with pytest.raises(DataError, match=r"got a list of 2 dicts, the rows of a table\. Write .*to_csv"):
+        load_data([{"age": 3, "kind": "a"}, {"age": 4, "kind": "b"}])
     with pytest.raises(DataError, match="most_categories of 1 or more"):
         Table(most_categories=0)
     with pytest.raises(DataError, match="structured array"):
@@ -419,7 +429,7 @@ def test_zeros_and_signs_decide_only_about_whole_numbers(tmp_path, labels, names
 
 def test_the_lines_for_devices_encode_what_the_front_end_does(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
-    lines = page.rpartition("```python\n")[2].partition("```")[0].partition("print(")[0]
+    lines = page.rpartition("```python\n")[2].partition("```")[0].partition("\ndef value(")[0]
     raw = rows_of(
         zip=np.array([1.0, 2.0, np.nan, 2.5, 1.0]),
         city=np.array(["b", " a ", "", None, "b"], object),

@@ -204,7 +204,7 @@ def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, whole, 
     resumed = run(teacher)
     assert resumed.lite.data == uninterrupted.lite.data
     assert resumed.report.rows[1].seconds != uninterrupted.report.rows[1].seconds  # kept from the interrupted run
-    with pytest.raises(DataError, match="is of another run: teacher"):
+    with pytest.raises(DataError, match="belongs to another run: teacher"):
         run(network(8, 9, "other"), "copy", stop=True)
     assert stopped == [1]
 

@@ -101,7 +101,7 @@ def test_few_samples_do_not_show_that_a_model_guesses(count):
     train = (RNG.normal(size=(40, 2)).astype("float32"), np.arange(40) % 2)
     (found,) = data_warnings(tfopt.load_data((train, part, train)), 2, lambda x: np.eye(2)[[0] * count])[-1:]
     samples = "1 validation sample" if count == 1 else f"{count} validation samples"
-    assert found == f"{UNSURE} 1.0000 on {samples}, where naming the most frequent class has 1.0000"
+    assert found == f"{UNSURE} 1.0000 on {samples}, where always predicting the most frequent class has 1.0000"
 
 
 def test_balanced_class_weights_by_hand():

@@ -311,11 +311,11 @@ def test_the_checkpoint_of_another_run_is_an_error_that_says_what_differs(opened
     first.attempt(0, recipe.stages[0], recipe.training)
     (first.path / "stages.npz").write_text("of the first run")
     assert opened(recipe).key == first.key
-    with pytest.raises(DataError, match=r"is of another run: recipe.training.seed was 0, is 1\. Go on"):
+    with pytest.raises(DataError, match=r"belongs to another run: recipe.training.seed was 0, is 1\. Go on"):
         opened(recipe.seeded(1))
     with pytest.raises(DataError, match=r"recipe.stages.1.epochs was \d+, is 7; threads was 2, is 1\."):
         opened(tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize(epochs=7))), threads=1)
-    with pytest.raises(DataError, match=r'is of another run: loss was "mse", is "mae"\. Go on'):
+    with pytest.raises(DataError, match=r'belongs to another run: loss was "mse", is "mae"\. Go on'):
         opened(recipe, loss="mae")
     again = opened(recipe.seeded(1), overwrite=True)
     assert not (again.path / "stages.npz").exists()
@@ -364,7 +364,7 @@ def test_measured_choices_are_progress(opened):
     kept = opened(recipe)
     kept.attempt(0, recipe.stages[0], recipe.training).keep_choice(recipe.stages[0], ["a choice"])
     kept.remove_if_useless()
-    with pytest.raises(DataError, match=r"is of another run: recipe.training.seed was 0, is 1\."):
+    with pytest.raises(DataError, match=r"belongs to another run: recipe.training.seed was 0, is 1\."):
         opened(recipe.seeded(1))
     assert opened(recipe).attempt(0, recipe.stages[0], recipe.training).choice()[1] == ["a choice"]
     other = opened(recipe.seeded(1), overwrite=True)

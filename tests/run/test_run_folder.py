@@ -140,5 +140,5 @@ def test_a_finished_network_of_a_study_is_progress(tmp_path):
     first = opened(tmp_path / "kept")
     first.cache().mkdir()
     (first.path / "transfer" / "network.npz").touch()
-    with pytest.raises(DataError, match="is of another run"):
+    with pytest.raises(DataError, match="belongs to another run"):
         opened(tmp_path / "kept", seed=2)

@@ -10,6 +10,7 @@ from tfopt.data import load_data
 from tfopt.evaluate.chance import worse_than_the_mean
 from tfopt.evaluate.report import answers_on_test
 from tfopt.run.target_start import begin_at_targets
+from tfopt.run.verdicts import behind_the_mean
 from tfopt.tasks import task_of
 
 RNG = np.random.default_rng(0)
@@ -103,7 +104,7 @@ def test_the_verdict_says_that_always_answering_the_mean_is_better():
     mean = data.train.labels.mean()
     ratio = np.square(answers - labels).mean() / np.square(mean - labels).mean()
     assert worse_than_the_mean(data, answers[:, None])[""] == pytest.approx(ratio, rel=1e-3)
-    assert f"squared error is {ratio:.3g} times" in result.verdict.text
+    assert f"Its squared error on the test samples is {ratio:.3g} times" in result.verdict.text
     assert result.verdict.text in " ".join(str(result.report).split())
 
 
@@ -119,6 +120,14 @@ def test_the_verdict_says_that_the_file_has_not_learned_its_classes():
     assert result.verdict.text.startswith(
         f"The file has not learned its classes: its accuracy on 400 test samples is {right:.4f}, that of always "
         f"predicting the most frequent class is {often:.4f}."
+    )
+
+
+def test_the_verdict_names_each_output_that_has_not_learned(monkeypatch):
+    monkeypatch.setattr("tfopt.run.verdicts.worse_than_the_mean", lambda *_: {"age": 1.594, "height": 2.0})
+    assert behind_the_mean(None, None).endswith(
+        "is better. For age, its squared error on the test samples is 1.59 times that of the mean. For height, its "
+        "squared error on the test samples is 2 times that of the mean."
     )
 
 

@@ -394,6 +394,20 @@ def test_masks_move_along_when_augmentation_is_tried(rule, kept):
     assert "augmented with vertical_flip=True: the original model has 1.000" in notes[1]
 
 
+def test_what_a_guessing_model_cannot_judge_is_one_note():
+    x, y = pictures("any")
+    data = tfopt.load_data((x, y))
+    wanted = tfopt.Training(horizontal_flip=True, shift=0.125, brightness=0.2)
+    augmentation, notes = choose_augmentation(lambda images: np.tile([1.0, 0.0], (len(images), 1)), wanted, data)
+    assert notes == [
+        "augmented with horizontal_flip=True, shift=0.125, brightness=0.2, as the recipe says: the original model is "
+        "no better than chance (0.500), so it cannot judge the augmentation"
+    ]
+    assert set(augmentation.transformations) == {"horizontal_flip", "shift", "brightness"}
+    noted = choose_augmentation(lambda images: np.zeros((len(images), 2)), tfopt.Training(shift=0.05), data)
+    assert noted == (None, ["augmentation shift=0.05 left out: it changes nothing in samples this small"])
+
+
 def test_masks_of_another_size_leave_images_unchanged():
     data = tfopt.load_data((np.zeros((40, 8, 8, 1), "float32"), np.arange(640).reshape(40, 4, 4) % 2))
     augmentation, notes = choose_augmentation(judge("half").predict, tfopt.Training(shift=0.1), data)

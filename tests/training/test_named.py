@@ -6,11 +6,14 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
+from tfopt.bridge import to_tf_keras
 from tfopt.errors import RecipeError
 from tfopt.run.recipe import require_json
 from tfopt.training.loss import choose_loss
+from tfopt.training.loss_notes import loss_notes
 from tfopt.training.named import loss_named
 from tfopt.training.outputs import objective, own_metrics
+from tfopt.training.settings import LOSSES
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
@@ -216,3 +219,66 @@ def test_equal_losses_are_equal_settings(package):
 
     assert tfopt.Training(loss=LopSided(2.0)) == tfopt.Training(loss=LopSided(2.0))
     assert tfopt.Training(loss=LopSided(2.0)) != tfopt.Training(loss=LopSided(3.0))
+
+
+def test_a_typing_error_is_named_when_it_is_written():
+    for wrong in ("hubber", {"age": "hubber"}):
+        with pytest.raises(RecipeError, match=r"^Training\.loss = .*loss as 'hubber'; the nearest one is huber\.$"):
+            tfopt.Training(loss=wrong)
+    for other in ("my_own", "other>huber2"):  # may be registered later
+        assert tfopt.Training(loss=other).loss == other
+    with keras.saving.custom_object_scope({"huber2": cubes}):
+        assert tfopt.Training(loss="huber2").loss == "huber2"
+
+
+def test_every_loss_of_keras_is_known_by_name():
+    packages = (keras.losses, tf_keras().losses)
+    made = {name for package in packages for name, value in vars(package).items() if callable(value) and name[0] != "_"}
+    assert made - set(LOSSES) == {"Loss", "Reduction", "get", "serialize", "deserialize"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "said"),
+    [
+        ("mse", AGE, ["loss: mse, as the model is compiled"]),
+        (keras.losses.Huber(), AGE, ["loss: huber_loss, as the model is compiled"]),
+        (cubes, AGE, ["loss: cubes, as the model is compiled"]),
+        (
+            "categorical_crossentropy",
+            CLASSES,
+            ["loss: that of the task for sparse labels, since categorical_crossentropy"],
+        ),
+        (None, AGE, []),
+    ],
+)
+def test_the_compiled_loss_is_a_note(loss, labels, said):
+    package = keras if isinstance(loss, keras.losses.Loss) else tf_keras()
+    model = package.Sequential([package.Input((4,)), package.layers.Dense(1 if labels is AGE else 3)])
+    if loss is not None:
+        model.compile("sgd", loss)
+    flat_model, data = to_tf_keras(model), tfopt.load_data((X, labels))
+    found = loss_notes(flat_model, tfopt.Training(), data)
+    assert [note.partition(", as the model")[0] for note in found] == [note.partition(", as")[0] for note in said]
+    assert loss_notes(flat_model, tfopt.Training(loss="mae"), data) == []
+
+
+def test_compiled_losses_of_outputs_are_one_note_with_their_weights(two):
+    losses = {"kind": "sparse_categorical_crossentropy", "age": "mse"}
+    model, data = tf_keras().models.clone_model(two[0]), two[1]
+    model.compile("sgd", losses, loss_weights={"age": 0.01})
+    assert loss_notes(model, tfopt.Training(), data) == [
+        "loss of kind: sparse_categorical_crossentropy, as the model is compiled, weight 1; "
+        "loss of age: mse, as the model is compiled, weight 0.01"
+    ]
+    own = tfopt.Training(loss={"kind": "mse"}, loss_weights={"age": 2.0})
+    assert loss_notes(model, own, data) == ["loss of age: mse, as the model is compiled, weight 2"]
+
+
+def test_a_run_notes_the_compiled_loss_once():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mae")
+    float32 = tfopt.Export(weights="float32", activations="float32")
+    for stage, count in ((tfopt.FineTune(epochs=1), 1), (tfopt.Prune(epochs=0, schedule="one-shot"), 0)):
+        recipe = tfopt.Recipe(stages=(stage,), export=float32, max_drop=None)
+        rows = tfopt.optimize(model, recipe, tfopt.load_data((X, AGE)), quiet=True).report.rows
+        assert sum("loss: " in note for row in rows for note in row.notes) == count

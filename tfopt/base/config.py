@@ -2,7 +2,8 @@
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, dataclass_transform
 
@@ -112,14 +113,24 @@ def explain(error: ValidationError, where: str, names: Iterable[str] = ()) -> st
         where: the name of what was checked.
         names: of its settings, to suggest one for a name that does not exist.
     """
-    return "; ".join(_finding(problem, where, names) for problem in error.errors()) + "."
+    by_place: dict[str, list[Any]] = {}
+    for problem in error.errors():
+        place = ".".join(str(part) for part in (where, *problem["loc"]) if not _of_union(part))
+        by_place.setdefault(place, []).append(problem)
+    return "; ".join(_finding(place, problems, names) for place, problems in by_place.items()) + "."
 
 
-def _finding(problem: Any, where: str, names: Iterable[str]) -> str:
-    place = ".".join(str(part) for part in (where, *problem["loc"]))
+def _of_union(part: Any) -> bool:
+    """Return whether a part of a place is no name or number, but one of the types that a setting may have."""
+    return isinstance(part, str) and bool(re.fullmatch(r"str|int|float|bool|\w+\[.*", part))
+
+
+def _finding(place: str, problems: Sequence[Any], names: Iterable[str]) -> str:
+    """Return what is wrong at a place, for which each type that a setting may have gives a problem."""
+    problem = problems[0]
+    expected = ", or ".join(dict.fromkeys(map(_expected, problems))).replace(", or expected ", ", or ")
     if isinstance(problem["input"], ArgsKwargs):  # all arguments, where one is missing
-        return f"{place}: {_expected(problem)}"
-    expected = _expected(problem)
+        return f"{place}: {expected}"
     if problem["type"] == "unexpected_keyword_argument" and len(problem["loc"]) == 1:
         near = difflib.get_close_matches(str(problem["loc"][0]), [*names], n=1)
         expected += f"; the nearest one is {near[0]}" if near else ""

@@ -32,7 +32,7 @@ COMMANDS = (run, report, recipes, export, check, inspect, compare, verify, bench
 )
 @click.version_option(package_name="tfopt")
 def main(debug: bool, packages: tuple[str, ...]) -> None:
-    """Compress a trained Keras model into a small, verified .tflite."""
+    """Make a small, verified .tflite of a Keras model: compress a trained one, or train one by a recipe."""
     del debug  # read by `OneLineErrors`
     hush_tensorflow()
     show_deprecations()

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfopt.base.words import metric_in_words
 from tfopt.cli.command import say
 from tfopt.errors import OutputError, PromiseError, TfoptError
 
@@ -60,6 +61,18 @@ def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | 
         raise PromiseError(
             f"The file's accuracy is {found:.4f}, below --min-accuracy {min_accuracy:g}. The results are in {out}."
         )
+
+
+def say_passed(report: "Report", verdict: "Verdict") -> None:
+    """Print that a run passed, with the metric of its file and of its first model, unless its verdict says more."""
+    if not verdict.ok or verdict.text:
+        return
+    metrics = report.rows[-1].metrics
+    name = next(iter(metrics), None)
+    if name is None:
+        return
+    first = f", {report.rows[0].step} {report.rows[0].metrics[name]:.4f}" if name in report.rows[0].metrics else ""
+    say(f"passed: {metric_in_words(name)} {metrics[name]:.4f} on the test samples{first}")
 
 
 def written(out: Path) -> dict[str, Any]:

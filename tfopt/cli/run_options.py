@@ -90,8 +90,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Samples per training step (default: the recipe's)."),
         speedup_option,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-                     help="Multiply the epochs and min_steps of every stage, and the epochs of the head of a transfer, by "
-                          "this."),
+                     help="Multiply the epochs and min_steps of every stage, and the epochs of the head of a transfer, "
+                          "by this."),
         click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
         click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True,
                      help="Run with this many seeds, one folder each, and report mean and standard deviation."),

@@ -17,7 +17,7 @@ from tfopt.cli.command import (
     show_deprecations,
 )
 from tfopt.cli.events import events_on_stdout
-from tfopt.cli.outcome import carried_out, require_success, save, say_written, written
+from tfopt.cli.outcome import carried_out, require_success, save, say_passed, say_written, written
 from tfopt.cli.repeating import repeat
 from tfopt.cli.run_inputs import Examples, Named, explained_digits, load_inputs
 from tfopt.cli.run_options import run_options
@@ -270,3 +270,4 @@ def _run_into(
     require_success(result.report, result.verdict, min_accuracy, out)
     if distribution.is_chief:
         say_written(out)
+        say_passed(result.report, result.verdict)

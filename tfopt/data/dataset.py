@@ -85,6 +85,10 @@ class Dataset:
             if self.num_classes is not None:
                 check_count(self.class_names, self.num_classes)
 
+    def __repr__(self) -> str:
+        """Return the source, the numbers of samples and the tasks, not the samples."""
+        return f"Dataset({self.source}: {'; '.join([self._sizes_in_words(), *self._tasks_in_words()])})"
+
     @property
     def preprocessing(self) -> FrontEnd:
         """The front end, which maps stored inputs to model inputs; the same for all splits."""
@@ -222,14 +226,16 @@ class Dataset:
 
     def describe(self) -> list[str]:
         """Return a readable summary: source, sizes, task, model inputs, and every note."""
-        sizes = ", ".join(f"{len(self.split(name)):,} {name}" for name in NAMES)
         return [
             f"source: {self.source}",
-            f"samples: {sizes}",
+            f"samples: {self._sizes_in_words()}",
             *self._tasks_in_words(),
             *self._inputs_in_words(),
             *(f"note: {note}" for note in self.notes),
         ]
+
+    def _sizes_in_words(self) -> str:
+        return ", ".join(f"{len(self.split(name)):,} {name}" for name in NAMES)
 
     def _tasks_in_words(self) -> Iterator[str]:
         if self.labels == "none":

@@ -168,7 +168,8 @@ def _notes(values: tuple[int, ...]) -> tuple[str, ...]:
     if values == tuple(range(len(values))):
         return ()
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-    return (f"the mask values {shown} are the classes 0 to {len(values) - 1}",)
+    classes = "0 and 1" if len(values) == 2 else f"0 to {len(values) - 1}"
+    return (f"the mask values {shown} are the classes {classes}",)
 
 
 def _classes(masks: Any, values: tuple[int, ...]) -> Any:

@@ -142,7 +142,9 @@ def _label_column(kinds: Mapping[str, Kind], wanted: str | None, source: str) ->
     found = wanted or ("label" if "label" in kinds else paths[0] if len(paths) == 1 else None)
     if found is None or kinds.get(found, "other") == "other":
         came = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
-        raise DataError(f"Expected a column {found or 'label'!r} of labels in {source}, got {came}; name it: labels=.")
+        raise DataError(
+            f"Expected a column {found or 'label'!r} of labels in {source}, got {came}; name it: labels= (--labels)."
+        )
     return found
 
 
@@ -248,7 +250,7 @@ def _by_name(
     if known is None and any(number_in(name) is None for name in names):
         raise DataError(
             f"Expected values in {target!r}, as the task or the model wants, got the classes {', '.join(names)}; name "
-            "another column: labels=."
+            "another column with labels= (--labels)."
         )
     named = dict(enumerate(names))
     return {

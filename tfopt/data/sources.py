@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.config import shortened
+from tfopt.base.words import counted
 from tfopt.data.arrays import has_raw_inputs, is_npz, read_arrays, read_dict, read_digits, read_npz
 from tfopt.data.columns import is_table
 from tfopt.data.folder import IMAGES, FileKind, kind_of, read_folder
@@ -76,6 +78,11 @@ def read_source(
     if steps is not None and not has_streams(source):
         came = source if isinstance(source, str | Path) else type(source).__name__
         raise DataError(f"Expected tf.data or a PyDataset for steps=, got {came}; limit= takes some samples.")
+    if _are_rows(source):
+        raise DataError(
+            f"Expected samples or a path, got a list of {counted(len(source), 'dict')}, the rows of a table. Write "
+            'them to a CSV, as with pandas.DataFrame(rows).to_csv("rows.csv", index=False), and give its path.'
+        )
     if rows := _named_rows(source, features):
         return read_rows(rows, text=text, labels=labels, how=how, values=values)
     kind, path = raw_kind(source), path_of(source) or Path()
@@ -83,10 +90,19 @@ def read_source(
     if kind == TABLE:
         return read_table(path, text=text, labels=labels, front_end=front_end, values=values)
     if text or labels:
-        raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
+        raise DataError(
+            "Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels= (--text and --labels), got "
+            f"{shortened(repr(source))}."
+        )
     if isinstance(kind, FileKind):
         return read_raw_folder(path, kind, front_end, anomalies=anomalies)
     return replace(_read_numbers(source, steps, anomalies), front_end=front_end)
+
+
+def _are_rows(source: Any) -> bool:
+    """Return whether `source` is a list of dicts from columns to single values."""
+    rows = source if isinstance(source, list) else ()
+    return bool(rows) and all(isinstance(row, Mapping) and all(map(np.isscalar, row.values())) for row in rows[:2])
 
 
 def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | None:
@@ -95,7 +111,7 @@ def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | 
     if path and (files := record_files(path)):
         return rows_of_records(files, features, f"TFRecord {path.name}")
     if features:
-        raise DataError(f"Expected TFRecord files for features=, got {source!r:.80}.")
+        raise DataError(f"Expected TFRecord files for features=, got {shortened(repr(source))}.")
     if isinstance(source, str) and source.startswith(PREFIX):
         return rows_of_tfds(source.removeprefix(PREFIX))
     return rows_of_hugging_face(source) if is_hugging_face(source) else None

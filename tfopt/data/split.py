@@ -93,15 +93,16 @@ def split_off(
                 f"Expected enough samples to split {name} off, got {len(left)} left for training; add samples or pass "
                 f"your own {name} set."
             )
+        purpose = "testing" if name == "test" else name
         share = f"{100 * count / len(left):.3g} % of the training samples ({count:,})"
         if gap is None:
             picked = choose(count, groups["train"][left], _rng(seed, name))
             chosen[name], chosen["train"] = ("train", left[picked]), ("train", np.delete(left, picked))
-            notes.append(f"no {name} data: {share} split off, seed {seed}")
+            notes.append(f"no {name} data: {share} split off for {purpose}, seed {seed}")
         else:
             left_out = f", {gap:,} before them left out" if gap else ""
             chosen[name], chosen["train"] = ("train", left[-count:]), ("train", left[: -count - gap])
-            notes.append(f"no {name} data: the last {share} split off{left_out}")
+            notes.append(f"no {name} data: the last {share} split off for {purpose}{left_out}")
     return chosen, tuple(notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,6 +28,8 @@ SPLIT = "split"
 MOST_INTEGERS = 50
 """Labels of more different integers are values."""
 _SHOWN = 5
+_USUAL = ("label", "labels", "target", "class", "category", "y")
+"""Names of columns of labels."""
 _PADDED = re.compile(PADDED)
 
 
@@ -232,10 +235,22 @@ def _are_values(labels: np.ndarray) -> bool:
 
 def _column(columns: Columns, name: str, path: Path, option: str) -> np.ndarray:
     if name not in columns:
+        ordered = _nearest_first(name, columns, _USUAL if option == "labels" else ())
         raise DataError(
-            f"Expected a column {name!r} in {path}, got {_some(list(columns))}; name the one that is meant: {option}=."
+            f"Expected a column {name!r} in {path}, got {_some(ordered)}; name the one that is meant: {option}= "
+            f"(--{option})."
         )
     return columns[name]
+
+
+def _nearest_first(name: str, columns: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the names of columns, those first that resemble `name`, in any case, then those that are in `others`."""
+    by_key: dict[str, list[str]] = {}
+    for column in columns:
+        by_key.setdefault(column.casefold(), []).append(column)
+    near = difflib.get_close_matches(name.casefold(), by_key, n=_SHOWN)
+    usual = [key for key in others if key in by_key]
+    return [column for key in dict.fromkeys([*near, *usual, *by_key]) for column in by_key[key]]
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

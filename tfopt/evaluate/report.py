@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from tfopt.base.finite_json import finite, json_text
 from tfopt.base.limits import MIB
 from tfopt.base.notebook import table_html
 from tfopt.base.weight_statistics import unique_weights
-from tfopt.base.words import in_decimals, metric_in_words, shortened
+from tfopt.base.words import counted, in_decimals, metric_in_words, shortened
 from tfopt.data import Dataset
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError
@@ -109,6 +110,15 @@ class Report:
     findings: Findings | None = None
     resources: Resources | None = None
 
+    def __repr__(self) -> str:
+        """Return the number of rows and the last one in short; `print` shows the table."""
+        return f"Report({self.summary()}; {counted(len(self.rows), 'row')})"
+
+    def summary(self) -> str:
+        """Return the name of the recipe, the last step and its metrics."""
+        last = [self.rows[-1].step, *in_words(self.rows[-1].metrics)] if self.rows else ["no rows"]
+        return f"{self.recipe.get('name', 'report')}: {', '.join(last)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data."""
         return dataclasses.asdict(self)
@@ -170,6 +180,11 @@ class Report:
         for line in filter(None, (self.resources, verdict)):
             console.print(terminal.plain(line))
         return str(console.file.getvalue()).rstrip()
+
+
+def in_words(metrics: Mapping[str, float]) -> list[str]:
+    """Return each of `metrics` with its name in words."""
+    return [f"{metric_in_words(name)} {value:.4f}" for name, value in metrics.items()]
 
 
 def answers_on_test(lite: LiteModel, data: Dataset) -> Any:

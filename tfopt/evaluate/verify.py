@@ -47,7 +47,8 @@ class ComparedOutput:
         metrics: of the model and of the file, by name.
         interval: 95% confidence interval of the file's accuracy (Wilson); None if the task has no classes.
         proof: noise and classes compared with what a file of its weights may have, see `tfopt.tflite.prove.outputs`.
-        chance: accuracy of naming the most frequent class; None where the file is better, or the model is not.
+        chance: accuracy of always predicting the most frequent class; None where the file is better, or the
+            model is not.
     """
 
     name: str

@@ -146,8 +146,8 @@ def guesses(data: Dataset, predict: Any, logits: bool, *, learns: bool = False) 
     if found is False:
         return []
     compared = (
-        f"accuracy {accuracy:.4f} on {counted(count, 'validation sample')}, where naming the most frequent class has "
-        f"{often:.4f}"
+        f"accuracy {accuracy:.4f} on {counted(count, 'validation sample')}, where always predicting the most frequent "
+        f"class has {often:.4f}"
     )
     if found is None:
         return [f"the validation data cannot tell whether the model does more than guess: {compared}"]

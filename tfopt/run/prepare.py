@@ -51,6 +51,7 @@ from tfopt.training.class_weights import class_weights
 from tfopt.training.compiled_metrics import CompiledMetric
 from tfopt.training.distribution import Distribution
 from tfopt.training.fit import make_optimizer
+from tfopt.training.loss_notes import loss_notes
 from tfopt.training.named import is_object, loss_named
 from tfopt.training.outputs import LossByOutput, objective
 from tfopt.transfer import Transferred
@@ -186,6 +187,7 @@ def prepare(
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
         loss, logits = objective(flat_model, recipe.training, dataset)
+    losses = loss_notes(flat_model, recipe.training, dataset) if any(stage.epochs for stage in recipe.stages) else []
     metrics, without = metrics_of_model(start, dataset, flat_model, logits) if not recipe.transfer else ((), [])
     said = [*_warnings(recipe, dataset, source, start, flat_model, ready, logits), *without]
     for warning in said:
@@ -206,7 +208,14 @@ def prepare(
         logits=logits,
         augmentation=augmentation,
         session=session,
-        notes=(*annotations(source).notes, *said, *notes, *tried, *distribution.notes(recipe.training.batch_size)),
+        notes=(
+            *annotations(source).notes,
+            *said,
+            *losses,
+            *notes,
+            *tried,
+            *distribution.notes(recipe.training.batch_size),
+        ),
         files=files,
         checkpoint=kept,
         progress=progress,

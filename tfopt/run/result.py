@@ -41,6 +41,8 @@ class Result:
         >>> result = tfopt.optimize(model, tfopt.PostTraining(rounding="nearest"), data, quiet=True)
         >>> isinstance(result, tfopt.Result), result.verdict.ok
         (True, True)
+        >>> print(result)
+        Result(recipe: exported int8, accuracy ...; ...; ... bytes)
         >>> folder = result.save("saved_models/digits")
         >>> sorted(file.name for file in folder.iterdir())
         ['data.json', 'labels.txt', 'model.keras', 'model.tflite', 'recipe.json', 'report.html', 'report.json']
@@ -55,6 +57,11 @@ class Result:
     verdict: Verdict = field(default_factory=Verdict)
     checkpoint: RunFolder | None = None
     writes: bool = True
+
+    def __repr__(self) -> str:
+        """Return the report in short, the verdict and the size of the file, not their contents."""
+        verdict = "failed" if not self.verdict.ok else "uncertain" if self.verdict.text else "passed"
+        return f"Result({self.report.summary()}; {verdict}; {self.lite.size:,} bytes)"
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the files of the result into `folder`.

@@ -336,7 +336,7 @@ def of_another_run(path: str | Path, there: Any, about: Any) -> DataError:
 def _which(path: str | Path, there: Any, about: Any) -> str:
     # First the recipe, since people change that most.
     said = sorted(differences(there, about), key=lambda each: not each.startswith("recipe."))
-    return f"The checkpoint {path} is of another run: {'; '.join(said)}."
+    return f"The checkpoint {path} belongs to another run: {'; '.join(said)}."
 
 
 def _holds_progress(path: Path) -> bool:

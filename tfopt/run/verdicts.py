@@ -41,8 +41,8 @@ def guesses(data: Dataset, rows: Sequence[Row]) -> str:
     if not at_chance(before, after, labels):
         return ""
     return (
-        f"the file's accuracy is {after:.4f}, that of naming the most frequent class is {guessing(labels):.4f}; before "
-        f"the first stage it was {before:.4f}"
+        f"the file's accuracy is {after:.4f}, that of always predicting the most frequent class is "
+        f"{guessing(labels):.4f}; before the first stage it was {before:.4f}"
     )
 
 
@@ -85,8 +85,12 @@ def behind_the_mean(data: Dataset, outputs: Any) -> str:
     found = worse_than_the_mean(data, outputs)
     if not found:
         return ""
-    ratios = ", ".join(f"{f'of {name} ' if name else ''}{ratio:.3g}" for name, ratio in found.items())
+    said = [
+        f"{f'For {name}, its' if name else 'Its'} squared error on the test samples is {ratio:.3g} times that of the "
+        "mean."
+        for name, ratio in found.items()
+    ]
     return (
-        "The file has not learned its values: always answering the mean of the training targets is better. On the test "
-        f"samples its squared error is {ratios} times that of the mean."
+        "The file has not learned its values: always answering the mean of the training targets is better. "
+        f"{' '.join(said)}"
     )

@@ -222,7 +222,7 @@ def _of_masks(parts: Arrays) -> tuple[Arrays, tuple[str, ...]]:
     found = np.flatnonzero(present).tolist()
     if set(found) <= set(BLACK_AND_WHITE):
         black, white = BLACK_AND_WHITE
-        said = f"the mask values {black}, {white} are the classes 0 to 1"
+        said = f"the mask values {black}, {white} are the classes 0 and 1"
         return {name: (values == white).astype(np.int32) for name, values in parts.items()}, (said,)
     require_classes(found, "the labels")
     return parts, ()

@@ -187,7 +187,7 @@ Metric = Callable[..., float]
 
 
 def guessing(labels: ArrayLike) -> float:
-    """Return the accuracy of always naming the most frequent class.
+    """Return the accuracy of always predicting the most frequent class.
 
     Args:
         labels: class numbers (N, ...), or one-hot (N, ..., C) in float.

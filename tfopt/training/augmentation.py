@@ -1,6 +1,6 @@
 """Choose the augmentations that do not destroy labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def choose_augmentation(
     trial = _Trial(judge, wanted, training.seed, data, who)
     kept = {name: trial.recognized(name, value) for name, value in wanted.transformations.items()}
     kept = {name: value for name, value in kept.items() if value}
-    return (wanted.with_only(**kept) if kept else None), [*left_out, *trial.notes]
+    return (wanted.with_only(**kept) if kept else None), [*left_out, *trial.notes, *trial.unjudged(kept)]
 
 
 def _has_masks(data: Dataset, kind: type[RandomChanges]) -> bool:
@@ -92,7 +92,7 @@ class _Trial:
 
     @property
     def _guesses(self) -> bool:
-        """Whether the judge is no better than naming the most frequent class, so that it recognizes nothing."""
+        """Whether the judge does no better than always predicting the most frequent class: it recognizes nothing."""
         return self._before <= guessing(self._y)
 
     def recognized(self, name: str, value: Any) -> Any:
@@ -101,10 +101,6 @@ class _Trial:
             self.notes.append(f"augmentation {name}={value} left out: it changes nothing in samples this small")
             return None
         if self._guesses:
-            self.notes.append(
-                f"augmented with {name}={value}, as the recipe says: {self._who} is no better than chance "
-                f"({self._before:.3f}), so it cannot judge the augmentation"
-            )
             return value
         for setting in (value,) if value is True else (value, value / 2):
             x, y = self._changed(name, setting)
@@ -117,6 +113,16 @@ class _Trial:
                 return setting
         self.notes.append(f"augmentation {name} left out: {verdict}")
         return None
+
+    def unjudged(self, kept: Mapping[str, Any]) -> list[str]:
+        """Return a note on the transformations `kept` with their values, if the judge recognizes nothing."""
+        if not kept or not self._guesses:
+            return []
+        chosen = ", ".join(f"{name}={value}" for name, value in kept.items())
+        return [
+            f"augmented with {chosen}, as the recipe says: {self._who} is no better than chance ({self._before:.3f}), "
+            "so it cannot judge the augmentation"
+        ]
 
     def _changes_nothing(self, name: str, value: Any) -> bool:
         """Return whether draws are those without any transformation, as of a shift by less than half a pixel."""

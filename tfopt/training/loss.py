@@ -26,7 +26,7 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
     Raises:
         RecipeError: a loss name that tf_keras does not know, or a loss that does not fit the labels.
     """
-    return loss_for(model, data, _of_single_output(model.loss) if bridge.is_compiled(model) else None, training.loss)
+    return loss_for(model, data, of_single_output(model.loss) if bridge.is_compiled(model) else None, training.loss)
 
 
 def loss_for(model: Any, data: Dataset, compiled: Any, named: Any = None) -> Any:
@@ -48,7 +48,7 @@ def loss_for(model: Any, data: Dataset, compiled: Any, named: Any = None) -> Any
     return _loss_for_labels(model, data)
 
 
-def _of_single_output(loss: Any) -> Any:
+def of_single_output(loss: Any) -> Any:
     """Return the loss that a list or dict with one entry, such as `compile(loss=["mse"])`, holds."""
     while isinstance(loss, list | tuple | dict) and len(loss) == 1:
         [loss] = loss.values() if isinstance(loss, dict) else loss

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import sys
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -12,10 +13,26 @@ from tfopt.base.config import config
 
 # Seeds are below this number, as TensorFlow's are.
 SEEDS = 2**32
+_TYPING_ERROR = 0.8  # how much alike two names are at least, as difflib counts it
 BALANCED = "balanced"
 """The weights of classes that gives all of them the same share of the loss."""
 # Those of tf_keras, which takes seconds to import.
 OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "nadam", "rmsprop", "sgd")
+
+
+# Those of both Keras packages, which take seconds to import.
+LOSSES = (
+    "BinaryCrossentropy", "BinaryFocalCrossentropy", "CTC", "CategoricalCrossentropy", "CategoricalFocalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy", "CategoricalHinge", "Circle", "CosineSimilarity", "Dice", "Hinge", "Huber",
+    "KLDivergence", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError", "MeanSquaredError",
+    "MeanSquaredLogarithmicError", "Poisson", "SparseCategoricalCrossentropy", "SquaredHinge", "Tversky",
+    "BCE", "KLD", "MAE", "MAPE", "MSE", "MSLE", "bce", "binary_crossentropy", "binary_focal_crossentropy",
+    "categorical_crossentropy", "categorical_focal_crossentropy", "categorical_generalized_cross_entropy",
+    "categorical_hinge", "circle", "cosine_similarity", "ctc", "dice", "hinge", "huber", "huber_loss", "kl_divergence",
+    "kld", "kullback_leibler_divergence", "log_cosh", "logcosh", "mae", "mape", "mean_absolute_error",
+    "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "mse", "msle", "poisson",
+    "sparse_categorical_crossentropy", "squared_hinge", "tversky",
+)  # fmt: skip
 
 
 @config
@@ -106,6 +123,15 @@ class Training:
 
         return as_data(value)
 
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, value: Any) -> Any:
+        by_output = value.values() if isinstance(value, dict) and "class_name" not in value else [value]
+        for name in by_output:
+            if isinstance(name, str):
+                _check_loss_name(name)
+        return value
+
     @field_validator("class_weight", mode="before")
     @classmethod
     def _check_class_weight(cls, value: Any) -> Any:
@@ -118,6 +144,14 @@ class Training:
             near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1) or OPTIMIZERS
             raise ValueError(f"tf_keras has no such optimizer; expected {' or '.join(near)}")
         return name
+
+
+def _check_loss_name(name: str) -> None:
+    """Raise ValueError for the name of a loss with a typing error; one that is unlike all may be registered later."""
+    near = [] if name in LOSSES or ">" in name else difflib.get_close_matches(name, LOSSES, n=1, cutoff=_TYPING_ERROR)
+    loaded = [sys.modules[package] for package in ("keras", "tf_keras") if package in sys.modules]
+    if near and not any(package.saving.get_registered_object(name) for package in loaded):
+        raise ValueError(f"Keras has no such loss as {name!r}; the nearest one is {near[0]}")
 
 
 def _class_weight(value: Any, *, of_output: bool = False) -> str | dict[str, Any]:

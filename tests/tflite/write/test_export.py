@@ -219,7 +219,7 @@ def test_the_notes_come_with_the_file(models, tmp_path):
     ranges, compared = tfopt.export_tflite(models["keras3"], export=settings, representative_data=X[:32]).notes
     assert ranges == "activation ranges from 32 training samples"
     output = models["keras3"].layers[-1].name
-    samples = "compared with the model on 32 samples, those of the ranges among them"
+    samples = "compared with the model on 32 samples, including the calibration samples"
     assert compared.startswith(f"{samples}: '{output}' noise")
     told = tfopt.export_tflite(models["keras3"], path, settings, representative_data=X[:32]).notes
     assert told == (ranges, compared)

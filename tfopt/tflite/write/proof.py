@@ -169,7 +169,7 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any, number: 
     seen = settings.calibration_samples if settings.integer_only else 0
     samples, held_out = Calibration(data, seen).bind(flat_model).for_proof(count)
     used = len(next(iter(samples.values())))
-    words = f"{used} {'held-out samples' if held_out else 'samples, those of the ranges among them'}"
+    words = f"{used} {'held-out samples' if held_out else 'samples, including the calibration samples'}"
     return _Evidence(samples, words, real=True)
 
 
