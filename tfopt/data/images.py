@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 Decoded = tuple[np.ndarray, str, bool, int, Size]
-"""The pixels; of the file: its mode, whether it was turned, its largest value if it has 16 bits, else 0, and its size."""
+"""The pixels; of the file: its mode, whether it was turned, its largest value if it has 16 bits (else 0), its size."""
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 CHANNELS: dict[Color, int] = {"rgb": 3, "grayscale": 1}

@@ -182,9 +182,9 @@ class Report:
         return str(console.file.getvalue()).rstrip()
 
 
-def in_words(metrics: Mapping[str, float]) -> list[str]:
+def in_words(metrics: Mapping[str, float | None]) -> list[str]:
     """Return each of `metrics` with its name in words."""
-    return [f"{metric_in_words(name)} {value:.4f}" for name, value in metrics.items()]
+    return [f"{metric_in_words(name)} {in_decimals(value)}" for name, value in metrics.items()]
 
 
 def answers_on_test(lite: LiteModel, data: Dataset) -> Any:
