@@ -1,6 +1,7 @@
 """The check at every conversion: run two models that should be equal on the same small batch."""
 
 import collections
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from tfopt.bridge.plans import Arguments, Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Graph, Ref, flatten, is_layer, map_leaves, pack, refs_in
+from tfopt.graph.variables import unchanged
 from tfopt.graph.walk import graph_network
 
 PlansOf = Callable[[Graph], dict[int, Plan]]  # the plan of each leaf of a graph, by its `id`
@@ -33,6 +35,11 @@ def check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any,
     `plans_of` returns their plans. If all layers agree and only the outputs differ, because `model` itself amplifies
     rounding errors, a warning is issued instead; a model that is random even in inference is compared by layer only.
     """
+    with unchanged(model):
+        _check_equal(graph, model, converted, other, plans_of)
+
+
+def _check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
     batch, (expected, got) = runnable_batch((model, other), graph)
     tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
@@ -120,6 +127,8 @@ def run(model: Any, batch: list[Any], *, call: Callable[..., Any] | None = None)
         model: of either Keras. States that it carries from one call to the next are reset before.
         batch: an array for each input.
         call: calls it, such as `in_graph(model)`; None for the model itself.
+
+    Variables that layers assign in the call, other than random seeds, get their values back.
     """
     for layer in keras_internals.sublayers(model, recursive=True):
         reset = getattr(layer, "reset_state", None) or getattr(layer, "reset_states", None)
@@ -130,7 +139,8 @@ def run(model: Any, batch: list[Any], *, call: Callable[..., Any] | None = None)
         import tensorflow as tf
 
         batch = [tf.convert_to_tensor(part) for part in batch]
-    return [_numpy(output) for output in flatten((call or model)(pack(struct, list(batch)), training=False))]
+    with unchanged(model, seeds=False):
+        return [_numpy(output) for output in flatten((call or model)(pack(struct, list(batch)), training=False))]
 
 
 def _numpy(tensor: Any) -> np.ndarray:
@@ -247,4 +257,5 @@ def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool =
     args, kwargs = map_leaves(value, arguments)
     if is_layer(layer) and (keras_internals.takes_training(layer) or not ours):  # every Keras 3 layer takes it
         kwargs = {"training": False, **kwargs}  # augmentation layers called without it are random
-    return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]
+    with unchanged(layer, seeds=False) if is_layer(layer) else contextlib.nullcontext():
+        return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]

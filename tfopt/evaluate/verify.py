@@ -20,6 +20,7 @@ from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import outputs_of, ports_by_output
 from tfopt.evaluate.chance import at_chance, tell_of_other_classes
+from tfopt.graph.variables import unchanged
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, guessing, wilson_interval
@@ -196,7 +197,8 @@ def _same(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
 
 def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Verification:
     predict = functools.partial(model.predict, batch_size=64, verbose=0)
-    expected = task_of(data).by_output(outputs_for(predict, data.test))
+    with unchanged(model):
+        expected = task_of(data).by_output(outputs_for(predict, data.test))
     found = outputs_of(lite, data)
     ports = ports_by_output(lite, data)
     signals, missing = layer_signals(model, lite, data.test.x(data.test.spread(SIGNAL_SAMPLES)))

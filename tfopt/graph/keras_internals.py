@@ -384,8 +384,9 @@ def traced(model: Any, inputs: Any, args: list[Any], kwargs: dict[str, Any]) -> 
     package = _keras3() if keras3 else keras_compat.tf_keras()
     layers = [*sublayers(model, recursive=True), model]
     before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    call = getattr(model.call, "python_function", model.call)  # a tf.function takes no symbolic inputs
     try:
-        return package.Model(inputs, model.call(*args, **kwargs), name=model.name)
+        return package.Model(inputs, call(*args, **kwargs), name=model.name)
     finally:
         for layer, inbound, outbound in before:
             del layer._inbound_nodes[inbound:]

@@ -9,6 +9,7 @@ from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Ref, flatten, is_layer, map_leaves
+from tfopt.graph.variables import unchanged
 
 _NUMBER = r"_\d{1,4}$"
 _WAYS_OUT = (
@@ -96,7 +97,8 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
     if modes[0] and not keras_compat.is_keras3_model(model):
         modes[0] = {"training": None}  # otherwise tf_keras writes False into every call
     try:
-        networks = [keras_internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]
+        with unchanged(model):
+            networks = [keras_internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise ModelError(

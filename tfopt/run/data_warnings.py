@@ -12,6 +12,7 @@ from tfopt.data import Dataset, Split
 from tfopt.data.arrays_by_name import leaves
 from tfopt.data.table import Table
 from tfopt.evaluate.chance import other_classes
+from tfopt.graph.variables import unchanged
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import predicted_classes
@@ -65,7 +66,8 @@ def doubts(model: Any, data: Any) -> list[str]:
     part = data.validation.some(min(JUDGED_ON, len(data.validation)) // fixed * fixed)
     if not len(part):
         return []
-    outputs = np.asarray(model.predict(part.x(), batch_size=max(fixed, BATCH // fixed * fixed), verbose=0))
+    with unchanged(model):
+        outputs = np.asarray(model.predict(part.x(), batch_size=max(fixed, BATCH // fixed * fixed), verbose=0))
     if said := other_classes(data, outputs, "the model"):
         return [said]
     few = dataclasses.replace(data, validation=part)

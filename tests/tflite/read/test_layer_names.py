@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from tfopt.tflite.read import Op, Tensor
-from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.read.layer_names import LayerNames, layer_pattern, layers_in
 
 NAMES = ["input", "net/stem/Relu", "lost", "lost1", "result", "net/stem/kernel"]
 STEM, FIRST, SECOND, LAST = (
@@ -63,3 +63,11 @@ def test_a_fused_lstm_is_the_layer_without_an_operator_between_those_around_it()
     )
     found = LayerNames(file, ["lstm", "dense", "lstm_1"])
     assert [found.near(op) for op in ops] == [["lstm"], ["dense"], ["lstm_1"], ["dense"]]
+
+
+def test_of_layers_in_one_path_the_outermost_is_meant():
+    """What a layer computes inside may bear the name of another layer."""
+    layers = {layer: layer_pattern(layer) for layer in ("resize", "resize_1", "conv")}
+    assert layers_in("net/resize_1/resize/ResizeBicubic", layers) == ["resize_1"]
+    assert layers_in("net/resize/Resize;net/quant_conv/resize_1/Conv2D", layers) == ["resize", "conv"]
+    assert layers_in("net/outer/conv/Conv2D", layers) == ["conv"]

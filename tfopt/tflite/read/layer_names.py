@@ -1,8 +1,8 @@
 """Find the Keras layers that an operator of a `.tflite` comes from, by the names of its tensors."""
 
+import functools
 import re
-from collections.abc import Callable, Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
 
 from tfopt.tflite.read import LiteModel, Op, Tensor
 
@@ -11,6 +11,7 @@ _FUSED = frozenset({"UNIDIRECTIONAL_SEQUENCE_LSTM"})
 WRAPPERS = ("quant_", "prune_low_magnitude_", "cluster_")
 
 
+@functools.lru_cache(maxsize=4096)
 def layer_pattern(layer: str, *, outermost: bool = False) -> re.Pattern[str]:
     """Return a pattern that finds a layer among the components of tensor names, each followed by "/" or ";".
 
@@ -20,6 +21,19 @@ def layer_pattern(layer: str, *, outermost: bool = False) -> re.Pattern[str]:
     """
     start = r"(^|;)[^/;]+/" if outermost else r"(^|[/;])"
     return re.compile(rf"{start}({'|'.join(WRAPPERS)})?{re.escape(layer)}[/;]")
+
+
+def layers_in(name: str, patterns: Mapping[str, re.Pattern[str]]) -> list[str]:
+    """Return the layers whose `layer_pattern` finds them in `name`, of an operation, or of a tensor with several names.
+
+    Of layers in one path, the outermost is meant: others lend their names to what a layer computes inside.
+    """
+    found: dict[str, None] = {}
+    for path in name.split(";"):
+        borne = [layer for layer, mine in patterns.items() if mine.search(f"{path};")]
+        outer = [layer for layer in borne if layer_pattern(layer, outermost=True).search(f"{path};")]
+        found.update(dict.fromkeys(outer or borne))
+    return list(found)
 
 
 class LayerNames:
@@ -86,11 +100,11 @@ class LayerNames:
             seen.update(beside)
         return []
 
-    @cached_property
+    @functools.cached_property
     def _named(self) -> set[str]:
         return {layer for op in self._lite.ops() if op.outputs for layer in self.of(op)}
 
-    @cached_property
+    @functools.cached_property
     def _readers(self) -> dict[tuple[int, int], list[Op]]:
         found: dict[tuple[int, int], list[Op]] = {}
         for op in self._lite.ops():
@@ -98,22 +112,23 @@ class LayerNames:
                 found.setdefault((op.subgraph, index), []).append(op)
         return found
 
-    @cached_property
+    @functools.cached_property
     def _makers(self) -> dict[tuple[int, int], Op]:
         return {(op.subgraph, index): op for op in self._lite.ops() for index in op.outputs}
 
-    @cached_property
+    @functools.cached_property
     def _outputs(self) -> dict[tuple[int, int], str]:
         return {(0, port.index): port.name for port in self._lite.outputs}
 
-    @cached_property
+    @functools.cached_property
     def _tensors(self) -> dict[tuple[int, int], Tensor]:
         return {(tensor.subgraph, tensor.index): tensor for tensor in self._lite.tensors()}
 
-    @cached_property
+    @functools.cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
         return {layer: layer_pattern(layer) for layer in self._layers}
 
     def _borne_by(self, op: Op, indices: Iterable[int]) -> list[str]:
-        names = [f"{self._tensors[op.subgraph, index].name};" for index in indices]
-        return [layer for layer, mine in self._patterns.items() if any(mine.search(name) for name in names)]
+        names = [self._tensors[op.subgraph, index].name for index in indices]
+        found = {layer for name in names for layer in layers_in(name, self._patterns)}
+        return [layer for layer in self._patterns if layer in found]

@@ -26,8 +26,9 @@ from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_
 from tfopt.tflite.prove.sides import file_outputs
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.blame import blamed_operator
-from tfopt.tflite.read.layer_names import LayerNames, layer_pattern
+from tfopt.tflite.read.layer_names import LayerNames, layer_pattern, layers_in
 from tfopt.tflite.settings import FLOAT, Export
+from tfopt.tflite.write.assigned import check_assignments
 from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 from tfopt.tflite.write.loops import without_collecting_loops
@@ -66,6 +67,7 @@ def convert(
     flat_model = model_to_convert(model) if flat_model is None else flat_model
     _check_weights(flat_model)
     check_states(recurrent_layers(flat_model))
+    check_assignments(flat_model)
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
         samples = _calibration(representative_data, settings).bind(flat_model)
@@ -346,9 +348,14 @@ def _instead_of(flat_model: Any, operators: Collection[str]) -> str:
 def _layers_with(flat_model: Any, operators: Collection[str]) -> list[str]:
     """Return the layers that use these operations of TensorFlow, as far as names tell."""
     function, _ = strategies_for(flat_model, FLOAT, None)[0].trace(flat_model, None)
-    using = [f"{op.name};" for op in function.graph.get_operations() if op.type in operators]
-    layers = dict.fromkeys(unwrapped(layer).name for layer in flat_model.layers)
-    return [layer for layer in layers if any(layer_pattern(layer).search(name) for name in using)]
+    patterns = {name: layer_pattern(name) for name in (unwrapped(layer).name for layer in flat_model.layers)}
+    using = {
+        layer
+        for op in function.graph.get_operations()
+        if op.type in operators
+        for layer in layers_in(op.name, patterns)
+    }
+    return [layer for layer in patterns if layer in using]
 
 
 def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception:

@@ -14,6 +14,7 @@ from tfopt.bridge.check import runnable_batch
 from tfopt.data import Dataset
 from tfopt.errors import PromiseError, TfoptError
 from tfopt.graph.types import Graph, refs_in
+from tfopt.graph.variables import unchanged
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.trained import is_quantization_aware
 from tfopt.tasks import task_of
@@ -75,6 +76,13 @@ def prove(
         PromiseError: an output exceeds a limit and `settings` do not allow it. Its `data` is the file.
         ModelError: LiteRT cannot run the file.
     """
+    with unchanged(model):
+        return _proven(model, flat_model, named, lite, settings, data, max_noise)
+
+
+def _proven(
+    model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settings: Export, data: Any, max_noise: float | None
+) -> list[str]:
     first = PROOF_SAMPLES if settings.integer_only else PROOF_SAMPLES // 2  # others convert so much faster
     for count in (first, SAMPLES_NEAR_THE_LIMIT):
         evidence = _evidence(model, flat_model, settings, data, count)
