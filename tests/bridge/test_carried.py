@@ -462,3 +462,27 @@ def test_registered_twin_as_a_function_and_bad_ones():
         bridge.register_twin(keras_compat.tf_keras().layers.Dense, lambda layer: layer)
     with pytest.raises(ModelError, match="function second"):
         bridge.register_twin(Half, "Rescaling")
+
+
+def test_a_call_that_is_a_tf_function_computes_with_the_weights_of_the_twin():
+    """A tf.function goes on with the weights that it was traced with, those of the caller."""
+    import keras
+    import tensorflow as tf
+
+    class Scaled(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(3,), initializer="ones", name="scale")
+
+        @tf.function
+        def call(self, x):
+            return x * self.scale
+
+    x = np.float32([[1, 2, 3]])
+    model = keras.Sequential([keras.Input((3,)), Scaled()])
+    assert np.array_equal(model(x), x)
+    flat = bridge.to_tf_keras(model)
+    flat.layers[-1].set_weights([np.float32([2, 3, 4])])
+    assert np.array_equal(flat(x), [[2, 6, 12]])
+    assert np.array_equal(tf.function(flat)(x), [[2, 6, 12]])
+    assert "call" not in vars(model.layers[0])
+    assert np.array_equal(model(x), x)

@@ -234,3 +234,39 @@ def test_errors_of_keras_come_on_one_line():
         "layer 'failing' (Failing) at 'failing': tf_keras refuses its input (Exception encountered when calling "
         "Failing.call(). no such luck)."
     )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["layers", "operations"])
+def test_inputs_of_half_precision(dtype, scaled):
+    """The model rounds what it is fed, by up to 2^-9; operations go on in half precision, layers in float32."""
+    import keras
+
+    inputs = keras.Input((5,), dtype=dtype)
+    hidden = inputs * 3.3 + 1.7 if scaled else inputs
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dense(64, "relu")(hidden)))
+    (batch,) = samples.sample_batch(walk(model))
+    held = np.asarray(keras.ops.cast(keras.ops.cast(batch, dtype), "float32"))
+    np.testing.assert_array_equal(batch, held)
+    assert batch.dtype == np.float32
+    bridge.to_tf_keras(model)
+
+
+def test_nested_inputs_are_refused():
+    import keras
+
+    inputs = {"image": keras.Input((6,), name="image"), "more": {"age": keras.Input((1,), name="age")}}
+    joined = keras.layers.Concatenate()([inputs["image"], inputs["more"]["age"]])
+    with pytest.raises(ModelError, match="inputs of 'two' are nested; expected one tensor.*Use one flat dict"):
+        bridge.to_tf_keras(keras.Model(inputs, keras.layers.Dense(2)(joined), name="two"))
+
+
+def test_channels_first_on_a_cpu_is_named():
+    import keras
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("GPUs compute it")
+    layers = [keras.layers.Conv2D(4, 3, data_format="channels_first", name="conv"), keras.layers.Flatten()]
+    with pytest.raises(ModelError, match='NCHW.* The layers conv have data_format="channels_first".*channels_last'):
+        bridge.to_tf_keras(keras.Sequential([keras.Input((3, 8, 8)), *layers]))

@@ -97,6 +97,8 @@ SINGLE = [
     ("ConvLSTM3D", {"filters": 2, "kernel_size": 2}, (3, 4, 4, 4, 1)),
     ("Discretization", {"bin_boundaries": [-1.0, 0.0, 0.5]}, VECTOR),
     ("Discretization", {"bin_boundaries": [-1.0, 0.5], "output_mode": "one_hot"}, (1,)),
+    ("Discretization", {"bin_boundaries": [-1.0, 0.5], "output_mode": "one_hot"}, VECTOR),
+    ("Discretization", {"bin_boundaries": [-1.0, 0.5], "output_mode": "one_hot"}, SERIES),
 ]
 # function of the package that makes the layer; input shape
 WRAPPING = {
@@ -528,3 +530,10 @@ def test_batch_normalization_of_images_learns_nearly_the_same_variance():
     np.testing.assert_allclose(flat_model.get_weights()[2], model.get_weights()[2], rtol=1e-5)
     np.testing.assert_allclose(model.get_weights()[3], 0.8 + 0.2 * variance, rtol=1e-4)
     np.testing.assert_allclose(flat_model.get_weights()[3], 0.8 + 0.2 * variance * 256 / 255, rtol=1e-4)
+
+
+def test_a_virtual_batch_size_is_refused():
+    layers, inputs = keras_compat.tf_keras().layers, keras_compat.tf_keras().Input((8,))
+    model = keras_compat.tf_keras().Model(inputs, layers.BatchNormalization(virtual_batch_size=4, name="norm")(inputs))
+    with pytest.raises(ModelError, match=r"layer 'norm'.*virtual_batch_size=4.*Build it without.*set_weights"):
+        bridge.to_tf_keras(model)

@@ -34,3 +34,22 @@ def test_the_names_of_a_subclassed_model_are_the_same_in_every_trace(name):
     assert first.input_names == second.input_names == ["input_1"]
     assert first.output_names == second.output_names
     assert len({path for _, _, path in bridge.flat_layers(model)}) == len(bridge.flat_layers(model))
+
+
+@pytest.mark.parametrize("name", ["keras", "tf_keras"])
+def test_a_call_that_is_a_tf_function(name):
+    api = keras if name == "keras" else tf_keras()
+
+    class Model(api.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = api.layers.Dense(4, activation="relu"), api.layers.Dense(2)
+
+        @tf.function
+        def call(self, inputs, training=None):
+            return self.last(self.first(inputs))
+
+    model, x = Model(), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    expected = np.asarray(model(x))
+    np.testing.assert_allclose(bridge.to_tf_keras(model)(x), expected, atol=1e-6)
+    np.testing.assert_array_equal(model(x), expected)

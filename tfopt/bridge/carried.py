@@ -17,6 +17,7 @@ import numpy as np
 
 from tfopt.base import keras_compat
 from tfopt.base.decorators import not_converted
+from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, Ref, flatten, is_layer, map_leaves, refs_in
@@ -267,7 +268,8 @@ def carried_class() -> Any:
             lent = [tf.convert_to_tensor(getattr(self, name)) for name in self._attributes.split("\n") if name]
             seeds = [keras_internals.global_seed(), *_seeds_of(operation)]
             mapping = [*zip(operation.weights, lent, strict=True), *_fresh_seeds(seeds, draw)]
-            with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+            scope = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
+            with override_attributes(_untraced_calls(operation)), scope:
                 outputs = operation(*args, **kwargs)
             for weight, variable, before in zip(self._carried, operation.weights, lent, strict=True):
                 now = scope.get_current_value(variable)
@@ -290,6 +292,12 @@ def carried_class() -> Any:
 def _is_kernel(weight: Any) -> bool:
     """Return whether a weight is trained, has a matrix or more, and is called a kernel."""
     return bool(weight.trainable) and len(weight.shape) > 1 and weight.name.partition(":")[0].endswith("kernel")
+
+
+def _untraced_calls(layer: Any) -> Overrides:
+    """Return overrides of calls that are a tf.function, which would go on with the weights that it was traced with."""
+    calls = [(part, getattr(part.call, "python_function", None)) for part in keras_internals.flat_layers(layer)]
+    return [(part, "call", call) for part, call in calls if call is not None]
 
 
 def _seeds_of(layer: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from tfopt.bridge import policy, samples
 from tfopt.bridge.plans import Arguments, Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.types import Graph, Ref, flatten, is_layer, map_leaves, pack, refs_in
+from tfopt.graph.types import Graph, Ref, flatten, is_layer, is_nested, map_leaves, pack, refs_in
 from tfopt.graph.variables import unchanged
 from tfopt.graph.walk import graph_network
 
@@ -23,6 +24,7 @@ TOLERANCE = 1e-4  # relative to max(1, largest output); float32 flat models diff
 HALF_TOLERANCE = 2e-2  # if one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
 _NUDGE = 1e-6  # a relative error that float32 may accumulate halfway through a deep model
 _LONGEST_REASON = 300
+_CHANNELS = re.compile("NHWC|NCHW|NDHWC|NCDHW|channels_last|channels_first")
 _SQUASHING = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "keras3_hard_sigmoid")
 
 
@@ -41,7 +43,10 @@ def check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any,
 
 def _check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
     batch, (expected, got) = runnable_batch((model, other), graph)
-    tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
+    halves = any(policy.is_half(leaf.layer) for leaf in graph.leaves) or any(
+        policy.is_half_type(ref.dtype) for call in graph.calls for ref in call.outputs
+    )
+    tolerance = HALF_TOLERANCE if halves else TOLERANCE
     if len(expected) != len(got):
         raise ModelError(f"Model '{graph.name}' has {len(expected)} outputs, its conversion has {len(got)}.")
     sides = [(expected, got), *_before_squashing(graph, converted, batch, plans_of)]
@@ -108,8 +113,22 @@ def runnable_batch(
             return batch, [run(model, batch, call=in_graph(model) if wrapped else None) for model in models]
         except Exception as error:
             reason = error if reason is None or small else reason
+    raise ModelError(_why_it_fails(graph, reason)) from reason
+
+
+def _why_it_fails(graph: Graph, reason: Exception | None) -> str:
+    if is_nested(graph.inputs_struct):
+        return f"The inputs of '{graph.name}' are nested; expected one tensor, a list, or a dict of them. Use one flat dict."
     said = plain(keras_message(reason)[:_LONGEST_REASON]) if reason else ""
-    raise ModelError(f"Model '{graph.name}' fails for made-up inputs: {said}") from reason
+    text = f"Model '{graph.name}' fails for made-up inputs: {said}"
+    first = [leaf for leaf in graph.leaves if getattr(leaf.layer, "data_format", None) == "channels_first"]
+    if first and _CHANNELS.search(said):
+        text = f"{text.rstrip('.')}. " + (
+            f'The layers {", ".join(leaf.layer.name for leaf in first)} have data_format="channels_first", which '
+            "TensorFlow computes on GPUs only: build the model with channels_last. The weights are the same, other than "
+            "those behind a Flatten."
+        )
+    return text
 
 
 def in_graph(model: Any) -> Callable[..., Any]:

@@ -67,6 +67,11 @@ def own_config(layer: Any) -> dict[str, Any]:
             "A loss or metric added to the graph by model.add_loss or add_metric cannot be carried over; build the "
             "model without it and pass it to compile."
         )
+    if size := getattr(layer, "virtual_batch_size", None):
+        raise ModelError(
+            f"It has virtual_batch_size={size}, which fixes the batches that it can be called on. Build it without, and "
+            "give it the same weights (set_weights): in inference it computes the same."
+        )
     config = dict(layer.get_config())
     config.pop("batch_input_shape", None)  # the flat model has its own inputs
     if "dtype" in config and float_policy(policy_name(layer)) != policy_name(layer):

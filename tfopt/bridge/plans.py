@@ -182,6 +182,13 @@ def _accepts(cls: Any, layer: Any, calls: list[Call]) -> None:
             raise NoTwinError(f"tf_keras has no equivalent for {', '.join(sorted(unknown))} in its call")
         if any(ref.masked for ref in refs_in([call.args, call.kwargs])) and not layer.supports_masking:
             raise NoTwinError("it drops the mask of its input, which tf_keras refuses")
+        if getattr(layer, "output_mode", "int") == "one_hot" and any(map(_is_matrix, refs_in(call.args))):
+            raise NoTwinError("tf_keras makes one_hot vectors of single values only")
+
+
+def _is_matrix(ref: Ref) -> bool:
+    """Return whether a tensor has several values for each sample."""
+    return ref.shape is not None and (len(ref.shape) > 2 or (len(ref.shape) == 2 and ref.shape[-1] != 1))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -25,6 +25,11 @@ def is_half(layer: Any) -> bool:
     return getattr(layer, "compute_dtype", None) in _HALF  # operations have none
 
 
+def is_half_type(dtype: str) -> bool:
+    """Return whether numbers of this dtype are float16 or bfloat16."""
+    return dtype in _HALF
+
+
 def policy_name(layer: Any) -> str:
     """Return the name of the layer's dtype policy."""
     policy = layer.dtype_policy

@@ -54,7 +54,7 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
         return indices.astype(dtype)
     if not dtype.startswith("float"):
         return rng.integers(0, _entries(graph), shape).astype(dtype)
-    values = _floats(rng, first, shape).astype(dtype)
+    values = _rounded(_floats(rng, first, shape), spec.dtype).astype(dtype)
     for layer in first:
         if type(layer).__name__ == "Masking" and values.ndim > 2:
             values[0, -1] = layer.mask_value  # one padded step, so that masks count
@@ -79,6 +79,15 @@ def _floats(rng: np.random.Generator, first: list[Any], shape: list[int]) -> np.
             except (TypeError, ValueError):
                 continue
     return rng.standard_normal(shape)
+
+
+def _rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return `values` that a dtype of half precision holds: the model rounds its inputs to it."""
+    if not policy.is_half_type(dtype):
+        return values
+    import ml_dtypes
+
+    return values.astype(getattr(np, dtype, None) or getattr(ml_dtypes, dtype))
 
 
 def _entries(graph: Graph) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tfopt.errors import DataError, ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.types import flatten, pack
+from tfopt.graph.types import flatten, is_nested, pack
 from tfopt.graph.walk import graph_network
 
 Named = dict[str, Any]
@@ -26,8 +26,7 @@ class Ports:
         else:
             names = getattr(network, f"{side[:-1]}_names", None)  # Keras 3 has none for inputs
             self.names = tuple(names or (tensor.name for tensor in flatten(self.struct)))
-        nested = [value for value in _parts(self.struct) if isinstance(value, dict | list | tuple)]
-        if nested or len(self.names) != len(flatten(self.struct)):
+        if is_nested(self.struct) or len(self.names) != len(flatten(self.struct)):
             raise ModelError(
                 f"The {side} of '{model.name}' are nested; expected one tensor, a list, or a dict of them. Use a "
                 "model with a flat structure."
@@ -52,11 +51,3 @@ class Ports:
     def packed(self, named: Mapping[str, Any]) -> Any:
         """Return tensors by name in the structure of the model."""
         return pack(self.struct, [named[name] for name in self.names])
-
-
-def _parts(struct: Any) -> list[Any]:
-    return list(struct.values()) if isinstance(struct, dict) else list(struct) if _is_list(struct) else [struct]
-
-
-def _is_list(struct: Any) -> bool:
-    return isinstance(struct, list | tuple)

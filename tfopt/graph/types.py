@@ -106,6 +106,12 @@ def is_layer(thing: Any) -> bool:
     return hasattr(thing, "get_weights")
 
 
+def is_nested(struct: Any) -> bool:
+    """Return whether a dict, list or tuple in `struct` holds another one."""
+    parts = struct.values() if isinstance(struct, dict) else struct if isinstance(struct, (list, tuple)) else ()
+    return any(isinstance(part, (dict, list, tuple)) for part in parts)
+
+
 def pack(struct: Any, flat: list[Any]) -> Any:
     """Return `flat` in the structure of `struct`; fill dicts in the order of their sorted keys."""
     values = iter(flat)
