@@ -257,7 +257,7 @@ def test_nested_inputs_are_refused():
 
     inputs = {"image": keras.Input((6,), name="image"), "more": {"age": keras.Input((1,), name="age")}}
     joined = keras.layers.Concatenate()([inputs["image"], inputs["more"]["age"]])
-    with pytest.raises(ModelError, match="inputs of 'two' are nested; expected one tensor.*Use one flat dict"):
+    with pytest.raises(ModelError, match=r"inputs of 'two' are nested; expected one tensor.*Use one flat dict"):
         bridge.to_tf_keras(keras.Model(inputs, keras.layers.Dense(2)(joined), name="two"))
 
 
@@ -268,5 +268,5 @@ def test_channels_first_on_a_cpu_is_named():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("GPUs compute it")
     layers = [keras.layers.Conv2D(4, 3, data_format="channels_first", name="conv"), keras.layers.Flatten()]
-    with pytest.raises(ModelError, match='NCHW.* The layers conv have data_format="channels_first".*channels_last'):
+    with pytest.raises(ModelError, match=r'NCHW.* The layers conv have data_format="channels_first".*channels_last'):
         bridge.to_tf_keras(keras.Sequential([keras.Input((3, 8, 8)), *layers]))

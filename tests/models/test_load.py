@@ -15,6 +15,7 @@ import pytest
 from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError, OutputError
+from tfopt.tflite.read import LiteModel
 
 SHARED = os.environ.get("TFOPT_SHARED")
 needs_shared = pytest.mark.skipif(SHARED is None, reason="TFOPT_SHARED does not say where the models are")
@@ -164,6 +165,22 @@ def test_everything_that_is_not_a_model(tmp_path):
     ):
         with pytest.raises(ModelError, match=words):
             models.load_model(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("read", [models.load_model, models.kind, LiteModel])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.keras")
+    end = os.open(tmp_path / "pipe.keras", os.O_RDWR)  # a reader finds the other end open
+    os.write(end, b"0123TFL3")
+    try:
+        with pytest.raises(ModelError, match="is a pipe or a device"):
+            read(tmp_path / "pipe.keras")
+        (tmp_path / "link.keras").symlink_to(tmp_path / "pipe.keras")
+        with pytest.raises(ModelError, match="is a pipe or a device"):
+            read(tmp_path / "link.keras")
+    finally:
+        os.close(end)
 
 
 @pytest.mark.parametrize(

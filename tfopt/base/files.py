@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,16 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {_reason(error)}.") from error
     return Path(path)
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Return whether `path` is a pipe, a socket or a device. Opening a pipe waits for its other end.
+
+    Raises:
+        OSError: nothing is there, or nobody may see it.
+    """
+    mode = Path(path).stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextmanager

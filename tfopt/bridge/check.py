@@ -118,15 +118,18 @@ def runnable_batch(
 
 def _why_it_fails(graph: Graph, reason: Exception | None) -> str:
     if is_nested(graph.inputs_struct):
-        return f"The inputs of '{graph.name}' are nested; expected one tensor, a list, or a dict of them. Use one flat dict."
+        return (
+            f"The inputs of '{graph.name}' are nested; expected one tensor, a list, or a dict of them. Use one flat "
+            "dict."
+        )
     said = plain(keras_message(reason)[:_LONGEST_REASON]) if reason else ""
     text = f"Model '{graph.name}' fails for made-up inputs: {said}"
     first = [leaf for leaf in graph.leaves if getattr(leaf.layer, "data_format", None) == "channels_first"]
     if first and _CHANNELS.search(said):
         text = f"{text.rstrip('.')}. " + (
             f'The layers {", ".join(leaf.layer.name for leaf in first)} have data_format="channels_first", which '
-            "TensorFlow computes on GPUs only: build the model with channels_last. The weights are the same, other than "
-            "those behind a Flatten."
+            "TensorFlow computes on GPUs only: build the model with channels_last. The weights are the same, other "
+            "than those behind a Flatten."
         )
     return text
 

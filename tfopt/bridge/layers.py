@@ -69,8 +69,8 @@ def own_config(layer: Any) -> dict[str, Any]:
         )
     if size := getattr(layer, "virtual_batch_size", None):
         raise ModelError(
-            f"It has virtual_batch_size={size}, which fixes the batches that it can be called on. Build it without, and "
-            "give it the same weights (set_weights): in inference it computes the same."
+            f"It has virtual_batch_size={size}, which fixes the batches that it can be called on. Build it without, "
+            "and give it the same weights (set_weights): in inference it computes the same."
         )
     config = dict(layer.get_config())
     config.pop("batch_input_shape", None)  # the flat model has its own inputs

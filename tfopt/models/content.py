@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base.archives import npz_headers, open_zip
+from tfopt.base.files import is_special
 from tfopt.base.limits import LARGEST_JSON, room_for
 from tfopt.base.packing import is_packed, unpacked_head
 from tfopt.base.reading import parse_json, reading
@@ -35,6 +36,8 @@ def kind(path: str | os.PathLike[str]) -> str:
 
 def _file_kind(path: Path) -> str:
     try:
+        if is_special(path):
+            raise ModelError(f"{path} is a pipe or a device; expected a file or folder.")
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError as error:

@@ -392,3 +392,13 @@ def test_the_class_index_beside_the_scores_of_a_trained_model():
     assert not lite.float_tensors()
     (probabilities, places), (want, _) = lite.predict(x), model.predict(x, verbose=0)
     assert (places == probabilities.argmax(-1)).all() and np.mean(places == want.argmax(-1)) > 0.95
+
+
+def test_a_layer_without_a_range_in_16_bits_is_named():
+    inputs = keras.Input((6,))
+    middle = ops.expand_dims(ops.median(inputs, 1), 1)
+    model = keras.Model(inputs, L.Add()([L.Dense(2)(middle), L.Dense(2)(inputs)]))
+    with pytest.raises(
+        ModelError, match=r"The layer 'median\w*' of the model .* no range for, with int16 activations\."
+    ):
+        tfopt.export_tflite(model, None, INT16, representative_data=draw(6))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tfopt.base import native, sandbox
+from tfopt.base.files import is_special
 from tfopt.base.packing import unpack
 from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
@@ -437,6 +438,8 @@ class LiteModel:
 
 def _read(path: Path) -> bytes:
     try:
+        if is_special(path):
+            raise ModelError(f"Cannot read the model {path}: it is a pipe or a device; expected a file.")
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"Cannot read the model {path}: {error.strerror or error}.") from error

@@ -37,6 +37,8 @@ from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetit
 from tfopt.tflite.write.strategies import Strategy, strategies_for
 from tfopt.tflite.write.traced_forms import PARTS_OF_OPERATORS, marked_results, supported_forms
 
+_NO_RANGE = "should be recorded during calibration"
+
 
 def convert(
     model: Any,
@@ -243,6 +245,8 @@ def _best_conversion(
             strategy, why = failures[0]
             if isinstance(why, native.CrashError):
                 raise _crashed(flat_model, maker, strategy, settings, why) from why
+            if _NO_RANGE in str(why):
+                raise _without_range(flat_model, maker, strategy, settings) from why
             raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
 
@@ -290,25 +294,42 @@ def _crashed(
     flat_model: Any, maker: _Maker, strategy: Strategy, settings: Export, crash: native.CrashError
 ) -> ModelError:
     """Return an error that names the layer on which the conversion process dies."""
+    layer = _blamed(flat_model, maker, strategy, lambda error: isinstance(error, native.CrashError))
+    return ModelError(
+        f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({crash}) "
+        f"at the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or "
+        "activations."
+    )
 
-    def crashes(part: Any) -> bool:
+
+def _blamed(flat_model: Any, maker: _Maker, strategy: Strategy, same: Callable[[Exception], bool]) -> Any:
+    """Return the first layer with which the conversion fails in the `same` way."""
+
+    def fails(part: Any) -> bool:
         try:
             maker.make(part, strategy, hasty=True)
         except (native.NotStartedError, native.KilledError):
             raise
         except native.OverdueError:  # slow, but not a crash
             return False
-        except native.CrashError:
-            return True
-        except Exception:  # fails, but does not crash
-            return False
+        except Exception as error:
+            return same(error)
         return False
 
-    layer = unwrapped(blamed_layer(flat_model, crashes))
+    return unwrapped(blamed_layer(flat_model, fails))
+
+
+def _without_range(flat_model: Any, maker: _Maker, strategy: Strategy, settings: Export) -> ModelError:
+    """Return an error that names the layers whose values the quantizer finds no range for."""
+    if layers := _layers_of(flat_model, settings, "IF"):  # in its branches
+        return ModelError(
+            f"There is no operator IF for {settings.activations} activations; the model '{flat_model.name}' needs it "
+            f"in {', '.join(layers)}. Replace the layer, or choose other activations."
+        )
+    layer = _blamed(flat_model, maker, strategy, lambda error: _NO_RANGE in str(error))
     return ModelError(
-        f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({crash}) "
-        f"at the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or "
-        "activations."
+        f"The layer '{layer.name}' of the model '{flat_model.name}' computes values that litert-quantizer finds no "
+        f"range for, with {settings.activations} activations. Replace the layer, or choose other activations."
     )
 
 
@@ -394,19 +415,18 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
             f"runs no others (no SELECT_TF_OPS). {_instead_of(flat_model, names)}"
         )
     if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
-        return _without_operator(flat_model, settings, unsupported[1])
-    if "should be recorded during calibration" in text:  # in the branches of an IF
-        return _without_operator(flat_model, settings, "IF")
+        kind = unsupported[1]
+        layers = ", ".join(_layers_of(flat_model, settings, kind))
+        return ModelError(
+            f"There is no operator {kind} for {settings.activations} activations; the model '{flat_model.name}' needs "
+            f"it{f' in {layers}' if layers else ''}. Replace the layer, or choose other activations."
+        )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return ModelError(f"The converter cannot convert the model '{flat_model.name}': {first[:400]}")
 
 
-def _without_operator(flat_model: Any, settings: Export, kind: str) -> ModelError:
-    """Return an error that names the layers that need the operator `kind`, which the activations do not support."""
+def _layers_of(flat_model: Any, settings: Export, kind: str) -> list[str]:
+    """Return the layers that need the operator `kind`, as far as the names in a float file tell."""
     lite = LiteModel(_best_conversion(flat_model, in_float(settings), None))
     names = LayerNames(lite, [layer.name for layer in flat_model.layers])
-    layers = [layer for op in lite.ops() if op.name == kind for layer in names.near(op)]
-    return ModelError(
-        f"There is no operator {kind} for {settings.activations} activations; the model '{flat_model.name}' needs it "
-        f"in {', '.join(dict.fromkeys(layers))}. Replace the layer, or choose other activations."
-    )
+    return list(dict.fromkeys(layer for op in lite.ops() if op.name == kind for layer in names.near(op)))
