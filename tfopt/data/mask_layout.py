@@ -9,35 +9,17 @@ from tfopt.errors import DataError
 
 IMAGES, MASKS = ("images", "image"), ("masks", "mask", "annotations", "segmentations")
 """Names of folders of images and of their masks, in any case."""
-_LIKE_IMAGES = {
-    *(
-        "images",
-        "image",
-        "imgs",
-        "img",
-        "jpegimages",
-        "pngimages",
-        "photos",
-        "pictures",
-        "inputs",
-        "input",
-        "originals",
-    ),
-    *("original", "leftimg8bit", "rgb"),
-}
-_LIKE_MASKS = {
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot", "trimaps", "gt", "gts"),
-    *(
-        "segmentations",
-        "segmentation",
-        "segmentationclass",
-        "segmentationobject",
-        "segs",
-        "seg",
-        "groundtruth",
-        "gtfine",
-    ),
-}
+_LIKE_IMAGES = frozenset(
+    """
+    images image imgs img jpegimages pngimages photos pictures inputs input originals original leftimg8bit rgb
+    """.split()
+)
+_LIKE_MASKS = frozenset(
+    """
+    masks mask labels label annotations annotation annots annot trimaps gt gts segmentations segmentation
+    segmentationclass segmentationobject segs seg groundtruth gtfine
+    """.split()
+)
 _PART = re.compile(
     r"^(?:train|training|validation|valid|val|testing|test)|(?:training|train|validation|valid|val|test)$"
 )
