@@ -9,16 +9,9 @@ from tfopt.errors import DataError
 
 IMAGES, MASKS = ("images", "image"), ("masks", "mask", "annotations", "segmentations")
 """Names of folders of images and of their masks, in any case."""
-_LIKE_IMAGES = frozenset(
-    """
-    images image imgs img jpegimages pngimages photos pictures inputs input originals original leftimg8bit rgb
-    """.split()
-)
-_LIKE_MASKS = frozenset(
-    """
-    masks mask labels label annotations annotation annots annot trimaps gt gts segmentations segmentation
-    segmentationclass segmentationobject segs seg groundtruth gtfine
-    """.split()
+_LIKE_IMAGES = re.compile(r"images?|imgs?|jpegimages|pngimages|photos|pictures|inputs?|originals?|leftimg8bit|rgb")
+_LIKE_MASKS = re.compile(
+    r"masks?|labels?|annotations?|annots?|trimaps|gts?|segmentation(s|class|object)?|segs?|groundtruth|gtfine"
 )
 _PART = re.compile(
     r"^(?:train|training|validation|valid|val|testing|test)|(?:training|train|validation|valid|val|test)$"
@@ -47,10 +40,10 @@ def require_no_masks(folder: Path, classes: list[Path]) -> None:
         classes: the class folders.
     """
     named = {each: _part_and_kind(each) for each in classes}
-    for masks in (each for each, (_, kind) in named.items() if kind in _LIKE_MASKS):
+    for masks in (each for each, (_, kind) in named.items() if _LIKE_MASKS.fullmatch(kind)):
         part = named[masks][0]
         for images, (same, kind) in named.items():
-            is_like_images = kind in _LIKE_IMAGES or (part and not kind)
+            is_like_images = bool(_LIKE_IMAGES.fullmatch(kind)) or (part and not kind)
             if part == same and is_like_images and _are_paired(images, masks):
                 raise DataError(
                     f"Expected one folder per class in {folder}, got {images.name} and {masks.name} with files of the "
