@@ -101,7 +101,7 @@ def read_source(
 
 def _are_rows(source: Any) -> bool:
     """Return whether `source` is a list of dicts from columns to single values."""
-    rows = source if isinstance(source, list) else ()
+    rows = source if type(source) is list else ()  # not one with columns, as of Hugging Face
     return bool(rows) and all(isinstance(row, Mapping) and all(map(np.isscalar, row.values())) for row in rows[:2])
 
 
