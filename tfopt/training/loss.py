@@ -1,5 +1,6 @@
 """Choose the training loss: the recipe's, the model's, or one that fits labels and outputs."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -93,13 +94,10 @@ def _computed(loss: Any, function: Any, labels: np.ndarray, outputs: Any) -> Any
         if len(given.shape) != len(outputs.shape) - 1:
             raise
         with_axis = last_axis_loss()(function)
-        try:
+        with contextlib.suppress(Exception):
             with_axis(given, outputs)
-        except Exception:
-            with_axis = None
-        if with_axis is None:
-            raise
-        return with_axis
+            return with_axis
+        raise
 
 
 def _needs_one_value_per_output(loss: Any, output_shape: tuple[int | None, ...]) -> bool:
