@@ -62,8 +62,7 @@ class CompiledMetric:
 
     def _fresh(self, labels: np.ndarray, outputs: np.ndarray, *, logits: bool) -> Any:
         if isinstance(self.setting, str) and self.setting in _BY_SHAPE:
-            shape = labels[:, None].shape if labels.ndim == 1 else labels.shape
-            return build_metric(_BY_SHAPE[self.setting], shape, outputs.shape, logits=logits)
+            return build_metric(_BY_SHAPE[self.setting], labels.shape, outputs.shape, logits=logits)
         found = self.package.metrics.get(self.setting) if isinstance(self.setting, str) else self.setting
         found = found() if isinstance(found, type) else found
         if not hasattr(found, "update_state"):

@@ -176,8 +176,7 @@ def _measured(
     def fresh() -> Any:
         if setting != "accuracy":
             return metric_named(setting)
-        shape = labels[:, None].shape if labels.ndim == 1 else labels.shape
-        return build_metric(setting, shape, outputs.shape, logits=logits)
+        return build_metric(setting, labels.shape, outputs.shape, logits=logits)
 
     metric = fresh()
     try:

@@ -38,6 +38,7 @@ def build_metric(
 
 def _by_shape(labels: Sequence[int | None], outputs: Sequence[int | None]) -> str:
     """Return which kind tf_keras means by "accuracy" or "crossentropy", which depends on the shapes."""
+    labels = (*labels, 1) if len(labels) == 1 else labels  # as Keras gives them to a metric
     if outputs[-1] == 1:
         return "binary"
     return "sparse_categorical" if len(labels) < len(outputs) or labels[-1] == 1 else "categorical"
