@@ -215,7 +215,8 @@ def test_a_ruinous_stage_ends_the_run_and_nothing_is_lost(model, digits, tmp_pat
 @pytest.mark.slow
 def test_no_guard_without_max_drop(model, digits):
     result = run(model, digits, RUINOUS, max_drop=None, export=tfopt.Export(allow_drift=True))
-    assert result.verdict.ok and result.verdict.text == ""
+    # Without a guard a ruined file passes, but what it has become is said.
+    assert result.verdict.ok and result.verdict.text.startswith("The file has not learned its classes")
     assert [row.step for row in result.report.rows] == ["original", "Prune", "exported int8"]
 
 
