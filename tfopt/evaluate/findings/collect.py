@@ -13,11 +13,12 @@ import numpy as np
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import rows
 from tfopt.evaluate.bench import named_outputs, outputs_of
+from tfopt.evaluate.findings.anomalies import anomaly_findings
 from tfopt.evaluate.findings.classes import calibration, class_findings
 from tfopt.evaluate.findings.layers import histograms, layer_findings, signals_of
 from tfopt.evaluate.findings.samples import are_pictures, worst_samples
-from tfopt.evaluate.findings.types import Answers, Findings, Histogram, LayerFinding, Sample
-from tfopt.tasks import Reconstruction, task_of
+from tfopt.evaluate.findings.types import AnomalyScores, Answers, Findings, Histogram, LayerFinding, Sample
+from tfopt.tasks import Reconstruction, anomaly_scores, task_of
 from tfopt.tflite.prove.signals import Signal
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel, Port
@@ -97,7 +98,7 @@ class _Collector:
     def _answers(self) -> list[Answers]:
         some = dataclasses.replace(self.data, test=self.data.test.at(self._chosen))
         if self.outputs is None:
-            found = outputs_of(LiteModel(self.lite.data, threads=os.cpu_count() or 1), some)
+            found = outputs_of(self._all_threads(), some)
         else:
             found = named_outputs(self.lite, some, _at(self.outputs, self._chosen))
         return [self._answers_of(name, np.asarray(outputs), some.of_output(name)) for name, outputs in found.items()]
@@ -108,13 +109,15 @@ class _Collector:
         logits = self.logits if self.data.outputs is None else self.logits[name]
         if task.labels == "none":
             return Answers(output=name)
-        labels, classes, sure = data.test.y(), None, None
+        labels, classes, sure, anomalies = data.test.y(), None, None, None
         if task.scores_classes:
             classes = self._part("classes", lambda: class_findings(outputs, labels, task, names, logits=logits), None)
             sure = self._part("calibration", lambda: calibration(outputs, labels, logits=logits), None)
+        anomalous = np.asarray(data.test.labels) != 0 if isinstance(task, Reconstruction) else None
+        if anomalous is not None:
+            anomalies = self._part("anomaly scores", lambda: self._anomalies(name, outputs, data, anomalous), None)
         worst, scored = list[Sample](), ""
         if are_pictures(inputs):
-            anomalous = np.asarray(data.test.labels) != 0 if isinstance(task, Reconstruction) else None
             worst, scored = self._part(
                 "worst samples",
                 lambda: worst_samples(
@@ -122,7 +125,16 @@ class _Collector:
                 ),
                 (worst, scored),
             )
-        return Answers(output=name, classes=classes, calibration=sure, worst=worst, scored=scored)
+        return Answers(output=name, classes=classes, calibration=sure, anomalies=anomalies, worst=worst, scored=scored)
+
+    def _anomalies(self, name: str, outputs: np.ndarray, data: Dataset, anomalous: np.ndarray) -> AnomalyScores | None:
+        normal = self.data.validation.at(self.data.validation.spread(MOST_SAMPLES))
+        answered = outputs_of(self._all_threads(), dataclasses.replace(self.data, test=normal))[name]
+        scores = anomaly_scores(data.test.x(), outputs)
+        return anomaly_findings(scores, anomalous, anomaly_scores(normal.x(), answered))
+
+    def _all_threads(self) -> LiteModel:
+        return LiteModel(self.lite.data, threads=os.cpu_count() or 1)
 
     def _signals(self) -> list[Signal]:
         number = max(1, min(SIGNAL_SAMPLES, SIGNAL_VALUES // _size(self.lite.inputs)))

@@ -90,6 +90,25 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnomalyScores:
+    """The scores by which the file tells normal samples from anomalies: the larger, the less normal.
+
+    Attributes:
+        edges: of the bins, one more than bins.
+        normal, anomalous: test samples in each bin.
+        threshold: above which one of a hundred normal validation samples is.
+        false_alarms, caught: shares of the normal test samples and of the anomalies above it; None for none.
+    """
+
+    edges: list[float]
+    normal: list[int]
+    anomalous: list[int]
+    threshold: float
+    false_alarms: float | None
+    caught: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """A test sample that the file gets wrong, or nearly.
 
@@ -115,6 +134,7 @@ class Answers:
         output: its name; "" if it is the only one.
         classes: for tasks with classes.
         calibration: for tasks with classes.
+        anomalies: scores of normal samples and anomalies, for tasks that tell them apart.
         worst: images, the worst answer first.
         scored: what `Sample.score` is.
     """
@@ -122,6 +142,7 @@ class Answers:
     output: str
     classes: Classes | None = None
     calibration: Calibration | None = None
+    anomalies: AnomalyScores | None = None
     worst: list[Sample] = field(default_factory=list)
     scored: str = ""
 

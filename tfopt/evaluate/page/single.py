@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tfopt.evaluate.findings.types import Answers, Findings
 from tfopt.evaluate.page import measures
+from tfopt.evaluate.page.charts.anomalies import scores
 from tfopt.evaluate.page.charts.answers import confidence, confusion, recall, reliability
 from tfopt.evaluate.page.charts.layers import noise, weights
 from tfopt.evaluate.page.charts.spec import Chart
@@ -52,6 +53,7 @@ class AnswersView:
     recall: Chart | None
     confusions: list[Confusion]
     calibration: list[Chart]
+    anomalies: Chart | None
 
     @classmethod
     def of(cls, found: Answers) -> "AnswersView":
@@ -65,6 +67,7 @@ class AnswersView:
             recall=recall(rows, found.classes.unit) if found.classes and rows else None,
             confusions=confusions(found.classes, MOST_CONFUSIONS) if found.classes else [],
             calibration=[chart(sure) for chart in (reliability, confidence)] if sure else [],
+            anomalies=scores(found.anomalies) if found.anomalies else None,
         )
 
 
