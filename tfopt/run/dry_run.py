@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.data import Dataset
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import shapes
+from tfopt.graph.types import flatten
 from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
 from tfopt.search.widths import require_reachable, with_likely_widths
@@ -16,6 +18,16 @@ from tfopt.stages.kernels.table import named_kernel
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build_file
+
+_LEAST_SAMPLES, _MOST_SAMPLES = 8, 256
+_MOST_VALUES = 2**22
+"""Most numbers in the samples of a dry run together: whether it runs does not depend on how many there are."""
+
+
+def samples_for(data: Dataset) -> Any:
+    """Return training inputs of `data` for the ranges of a dry run: fewer where each is large."""
+    size = sum(np.asarray(each).size for each in flatten(data.representative(1)))
+    return data.representative(max(_LEAST_SAMPLES, min(_MOST_SAMPLES, _MOST_VALUES // max(size, 1))))
 
 
 def established_before(recipe: Recipe) -> list[frozenset[str]]:

@@ -24,7 +24,7 @@ from tfopt.graph.walk import walk
 from tfopt.models.save import why_not_saved
 from tfopt.models.sources import model_from
 from tfopt.run.data_warnings import data_warnings
-from tfopt.run.dry_run import dry_run
+from tfopt.run.dry_run import dry_run, samples_for
 from tfopt.run.guard import predictor
 from tfopt.run.identity import about_run, identity_of
 from tfopt.run.recipe import Recipe, as_recipe, require_json
@@ -177,7 +177,7 @@ def prepare(
                 checkpoint, about, every=every, overwrite=overwrite, progress=progress, writes=writes
             )
     with progress.during("checking that the recipe can run"):
-        lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
+        lite = dry_run(flat_model, recipe, steps, samples_for(dataset), like=start)
     if kept:
         kept.require_space(sum(weight.nbytes for weight in flat_model.get_weights()), len(lite.data))
     notes: tuple[str, ...] = ()
