@@ -159,3 +159,13 @@ def test_layers_of_several_outputs(package, tmp_path):
     package.Model(given, [state, carry]).save(tmp_path / "model.keras")
     shapes = {part.name: part.shape for part in inspect_file(tmp_path / "model.keras").parts}
     assert shapes["lstm"] == "(None, 3), (None, 3), (None, 3)"
+
+
+def test_weights_that_are_no_numbers_are_said(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="good"), keras.layers.Dense(2, name="bad")])
+    kernel = np.array([[1, np.nan], [np.inf, 2]], "float32")
+    model.get_layer("bad").set_weights([kernel, np.zeros(2, "float32")])
+    model.save(tmp_path / "m.keras")
+    found = inspect_file(tmp_path / "m.keras")
+    assert [part.not_finite for part in found.parts] == [0, 2]
+    assert "NaN or infinite numbers in bad (2)" in found.table().title

@@ -23,7 +23,8 @@ from tfopt.tflite.read.parameters import bias_tensors
 class Part:
     """A layer of a Keras model or an operator of a `.tflite`.
 
-    `parameters` counts all its numbers; `sparsity`, `unique` and `dtype` describe its largest weight.
+    `parameters` counts all its numbers, `not_finite` those that are NaN or infinite; `sparsity`, `unique` and `dtype`
+    describe its largest weight.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Part:
     sparsity: float | None
     unique: int | None
     dtype: str
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Inspection:
             title += "\n" + plain(self.fed)
         if self.labels:
             title += "\n" + plain(f"{len(self.labels)} classes: {', '.join(self.labels)}")
+        if broken := [f"{part.name} ({part.not_finite:,})" for part in self.parts if part.not_finite]:
+            title += "\n" + plain(f"NaN or infinite numbers in {', '.join(broken)}")
         table = Table(title=title, title_justify="left")
         for name in ("name", "kind", "output"):
             table.add_column(name, overflow="fold")
@@ -216,4 +220,5 @@ def _part(name: str, kind: str, shape: str, weights: list[np.ndarray]) -> Part:
         sparsity=sparsity(largest),
         unique=unique_weights(largest),
         dtype=str(largest.dtype),
+        not_finite=sum(int(np.count_nonzero(~np.isfinite(weight))) for weight in weights if weight.dtype.kind == "f"),
     )
