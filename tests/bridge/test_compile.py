@@ -219,12 +219,22 @@ def own_keras3(keras, reduction="sum_over_batch_size"):
     return Cubes(reduction=reduction)
 
 
+class Cubed:
+    """A loss that is called like a function; with integer labels it fails."""
+
+    def __call__(self, y_true, y_pred):
+        import keras
+
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred) ** 3, axis=-1)
+
+
 CARRIED_LOSSES = {
     "object": lambda keras: keras.losses.Dice(),
     "name": lambda keras: "tversky",
     "sum": lambda keras: own_keras3(keras, "sum"),
     "weighted mean": lambda keras: keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"),
     "own class": own_keras3,
+    "callable": lambda keras: Cubed(),
 }
 
 
@@ -244,6 +254,15 @@ def test_a_loss_that_tf_keras_lacks_runs_as_keras_3(name):
         each.train_on_batch(x, y)
     for ours, theirs in zip(model.get_weights(), flat.get_weights(), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
+
+
+def test_a_callable_loss_gets_floats():
+    keras, _ = kerases().values()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", Cubed())
+    x, y = np.random.default_rng(0).normal(size=(24, 4)).astype("float32"), np.arange(24).reshape(-1, 1) % 3
+    expected = np.mean(np.abs(y - model.predict(x, verbose=0).astype("float64")) ** 3)
+    assert bridge.to_tf_keras(model).evaluate(x, y, 24, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
 def test_metrics_that_tf_keras_lacks_run_as_keras_3():

@@ -225,7 +225,12 @@ def test_a_typing_error_is_named_when_it_is_written():
     for wrong in ("hubber", {"age": "hubber"}):
         with pytest.raises(RecipeError, match=r"^Training\.loss = .*loss as 'hubber'; the nearest one is huber\.$"):
             tfopt.Training(loss=wrong)
-    for other in ("my_own", "other>huber2"):  # may be registered later
+    for other in (
+        "my_own",
+        "other>huber2",
+        "weighted_categorical_crossentropy",
+        "masked_sparse_categorical_crossentropy",
+    ):  # may be registered later
         assert tfopt.Training(loss=other).loss == other
     with keras.saving.custom_object_scope({"huber2": cubes}):
         assert tfopt.Training(loss="huber2").loss == "huber2"

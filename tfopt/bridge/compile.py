@@ -288,7 +288,7 @@ class Carrier:
             return self._by_config(kind, value)
         if _package(value) and not self.same:
             return self._by_name(kind, value.__name__)
-        if self.carries and kind == "losses" and inspect.isroutine(value):
+        if self.carries and kind == "losses" and callable(value):
             return carried_settings.as_loss_function(value)
         return getattr(value, carried_settings.OF_KERAS3, value) if self.to_keras3 else value
 

@@ -14,6 +14,7 @@ from tfopt.base.config import config
 # Seeds are below this number, as TensorFlow's are.
 SEEDS = 2**32
 _TYPING_ERROR = 0.8  # how much alike two names are at least, as difflib counts it
+_TOO_MANY = 2  # letters that nobody adds by mistake
 BALANCED = "balanced"
 """The weights of classes that gives all of them the same share of the loss."""
 # Those of tf_keras, which takes seconds to import.
@@ -147,8 +148,13 @@ class Training:
 
 
 def _check_loss_name(name: str) -> None:
-    """Raise ValueError for the name of a loss with a typing error; one that is unlike all may be registered later."""
-    near = [] if name in LOSSES or ">" in name else difflib.get_close_matches(name, LOSSES, n=1, cutoff=_TYPING_ERROR)
+    """Raise ValueError for the name of a loss with a typing error; one that is unlike all may be registered later.
+
+    So may a longer one around a known name, such as weighted_categorical_crossentropy.
+    """
+    longer = any(known in name and len(name) > len(known) + _TOO_MANY for known in LOSSES)
+    known = name in LOSSES or ">" in name or longer
+    near = [] if known else difflib.get_close_matches(name, LOSSES, n=1, cutoff=_TYPING_ERROR)
     loaded = [sys.modules[package] for package in ("keras", "tf_keras") if package in sys.modules]
     if near and not any(package.saving.get_registered_object(name) for package in loaded):
         raise ValueError(f"Keras has no such loss as {name!r}; the nearest one is {near[0]}")

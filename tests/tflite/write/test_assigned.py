@@ -8,6 +8,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import check, to_tf_keras
 from tfopt.errors import ModelError
+from tfopt.graph.variables import unchanged
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.proof import prove
 
@@ -128,3 +129,41 @@ def test_a_file_of_another_state_is_not_excused_as_random():
     lite, flat = tfopt.export_tflite(other, None, FLOAT), to_tf_keras(model)
     with pytest.raises(tfopt.PromiseError, match="does not compute what the model"):
         prove(model, flat, lite, lite, FLOAT, X)
+
+
+def test_a_layer_behind_a_batch_normalization_in_training_is_not_blamed():
+    layers = tf_keras().layers
+    source = tf_keras().Input((6, 6, 3))
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3)(source), training=True)
+    model = tf_keras().Model(source, layers.Lambda(lambda v: v * 2.0, name="harmless")(x))
+    with pytest.raises(ModelError, match="bn is called with training=True"):
+        tfopt.export_tflite(model, None, FLOAT)
+
+
+def test_assignments_inside_branches_may_be_of_any_layer():
+    import tensorflow as tf
+
+    number = tf.Variable(0.0)
+
+    def counting(x):
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: x + number.assign_add(1.0), lambda: x)
+
+    layers = tf_keras().layers
+    ends = [layers.Lambda(counting, name="counting"), layers.Lambda(lambda v: v * 2.0, name="harmless")]
+    model = tf_keras().Sequential([tf_keras().Input((3,)), *ends])
+    with pytest.raises(ModelError, match=r"in one of the layers 'counting' \(Lambda\), 'harmless' \(Lambda\) assigns"):
+        tfopt.export_tflite(model, None, FLOAT)
+
+
+def test_only_changed_variables_are_assigned():
+    layer = Counter()
+    layer.build((3,))
+    assigned = []
+    number, layer.number.assign = layer.number, lambda value: assigned.append(float(value))
+    for value in (0.0, np.nan, 2.0):
+        type(number).assign(number, value)
+        with unchanged(layer):
+            pass
+        with unchanged(layer):
+            type(number).assign(number, 5.0)
+    np.testing.assert_equal(assigned, [0.0, np.nan, 2.0])

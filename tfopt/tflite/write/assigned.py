@@ -29,14 +29,18 @@ def check_assignments(flat_model: Any) -> None:
         return
     definition = function.graph.as_graph_def()
     names = [node.name for node in definition.node if node.op.startswith(_ASSIGNING)]
-    inner = any(node.op.startswith(_ASSIGNING) for part in definition.library.function for node in part.node_def)
-    if not names and not inner:
-        return
     patterns = {name: layer_pattern(name) for name in doubtful}
-    # Inside branches and loops, names do not tell.
-    found = {} if inner else dict.fromkeys(layer for name in names for layer in layers_in(name, patterns))
+    found = list(dict.fromkeys(layer for name in names for layer in layers_in(name, patterns)))
+    inner = any(node.op.startswith(_ASSIGNING) for part in definition.library.function for node in part.node_def)
+    if not found and not inner:  # a BatchNormalization with training=True, maybe: the conversion explains it
+        return
     layers = [f"'{name}' ({_kind(doubtful[name])})" for name in found or doubtful]
-    who = f"layer {layers[0]} assigns" if len(layers) == 1 else f"layers {', '.join(layers)} assign"
+    if len(layers) == 1:
+        who = f"layer {layers[0]} assigns"
+    elif found:
+        who = f"layers {', '.join(layers)} assign"
+    else:  # names do not tell inside branches and loops
+        who = f"code in one of the layers {', '.join(layers)} assigns"
     raise ModelError(
         f"The {who} a variable in inference, as add_metric does too, so outputs depend on the calls before, but not "
         "every .tflite keeps states from one call to the next. Make the state an input and an output of the model, or "

@@ -357,13 +357,20 @@ def _instead_of(flat_model: Any, operators: Collection[str]) -> str:
         return "Hash numbers before the model, and pass it the results: its part behind the hashing converts."
     if any("LookupTable" in name or "String" in name for name in operators):
         return "Look words up before the model, and pass it their numbers: its part behind the lookup converts."
-    layers = _layers_with(flat_model, operators)
-    if any("FusedBatchNorm" in name for name in operators):  # others are folded into multiplications
-        return (
-            f"{', '.join(layers) or 'A BatchNormalization'} is called with training=True, so it computes with the "
-            "statistics of each batch in inference too: call it without."
+    normalizing = {name for name in operators if "FusedBatchNorm" in name}  # others are folded into multiplications
+    others = set(operators) - normalizing
+    said = []
+    if normalizing:
+        who = ", ".join(_layers_with(flat_model, normalizing)) or "A BatchNormalization"
+        said.append(
+            f"{who} is called with training=True, so it computes with the statistics of each batch in inference too: "
+            "call it without."
         )
-    return f"Replace the layers that use them{': ' if layers else ''}{', '.join(layers)}."
+    if others:
+        which = ", ".join(sorted(others)) if normalizing else "them"
+        layers = ", ".join(_layers_with(flat_model, others))
+        said.append(f"Replace the layers that use {which}{': ' if layers else ''}{layers}.")
+    return " ".join(said)
 
 
 def _layers_with(flat_model: Any, operators: Collection[str]) -> list[str]:
