@@ -12,7 +12,6 @@ import numpy as np
 from tfopt.base.config import shortened
 from tfopt.base.words import counted
 from tfopt.data.arrays import has_raw_inputs, is_npz, read_arrays, read_dict, read_digits, read_npz
-from tfopt.data.columns import is_table
 from tfopt.data.folder import IMAGES, FileKind, kind_of, read_folder
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.libraries import PREFIX, is_hugging_face, rows_of_hugging_face, rows_of_tfds
@@ -21,6 +20,7 @@ from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import read_raw_folder
 from tfopt.data.streams import Steps, has_streams, is_stream, is_tf_data
+from tfopt.data.table_files import table_files
 from tfopt.data.tables import read_table
 from tfopt.data.tfrecords import record_files, rows_of_records
 from tfopt.errors import DataError
@@ -87,8 +87,8 @@ def read_source(
         return read_rows(rows, text=text, labels=labels, how=how, values=values)
     kind, path = raw_kind(source), path_of(source) or Path()
     front_end = None if isinstance(how, Preprocessing) else how
-    if kind == TABLE:
-        return read_table(path, text=text, labels=labels, front_end=front_end, values=values)
+    if table := table_files(source):
+        return read_table(table, text=text, labels=labels, front_end=front_end, values=values)
     if text or labels:
         raise DataError(
             "Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels= (--text and --labels), got "
@@ -128,7 +128,7 @@ def has_columns(source: Any) -> bool:
 def has_images_to_decode(source: Any) -> bool:
     """Return whether images of `source` are decoded when it is loaded, in any size and color."""
     path = path_of(source)
-    return has_columns(source) or (path is not None and path.is_dir())
+    return has_columns(source) or (path is not None and path.is_dir() and not table_files(path))
 
 
 def holds_raw_arrays(source: Any) -> bool:
@@ -152,13 +152,13 @@ def _are_raw(values: Any) -> bool:
 
 
 def raw_kind(source: Any) -> FileKind | str | None:
-    """Return `TABLE` for the path of a table, the kind of other files than images in a folder, and else None."""
+    """Return `TABLE` for the files of a table, the kind of other files than images in a folder, and else None."""
     path = path_of(source)
-    if path is None:
+    if table_files(source):
+        return TABLE
+    if path is None or not path.is_dir():
         return None
-    if path.is_dir():
-        return kind if (kind := kind_of(path)) is not IMAGES else None
-    return TABLE if path.is_file() and is_table(path) else None
+    return kind if (kind := kind_of(path)) is not IMAGES else None
 
 
 def _read_numbers(source: Any, steps: Steps | None, anomalies: bool) -> Parts:

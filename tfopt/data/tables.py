@@ -14,17 +14,16 @@ import numpy as np
 from tfopt.base.narrowing import check_float32
 from tfopt.base.words import counted
 from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in, plain_numbers, rewritten
-from tfopt.data.columns import Columns, read_columns
+from tfopt.data.columns import Columns
 from tfopt.data.delimited import MISSING, PADDED
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.parts import Parts
 from tfopt.data.table import Table
+from tfopt.data.table_files import SPLIT, TableFiles, read_files
 from tfopt.data.text import Text, check_texts
 from tfopt.errors import DataError
 
-SPLIT = "split"
-"""The column that says which part a row belongs to."""
 MOST_INTEGERS = 50
 """Labels of more different integers are values."""
 _SHOWN = 5
@@ -34,14 +33,14 @@ _PADDED = re.compile(PADDED)
 
 
 def read_table(
-    path: Path, *, text: str | None, labels: str | None, front_end: FrontEnd | None, values: bool = False
+    files: TableFiles, *, text: str | None, labels: str | None, front_end: FrontEnd | None, values: bool = False
 ) -> Parts:
     """Read a table with one sample per row.
 
     A column "split" of train, validation and test makes these parts; with none of these words it is one of features.
 
     Args:
-        path: of the file.
+        files: of the table.
         text: the column of texts, by default that of `front_end`.
         labels: the column of labels, by default that of `front_end`, or "label".
         front_end: settings, or what a model was trained with; None takes a `Text` if there are texts, else a `Table`.
@@ -50,20 +49,20 @@ def read_table(
     Raises:
         DataError: the file cannot be read, or lacks a column or a label, or `front_end` reads something else.
     """
-    columns, notes = _read(path, front_end, text, labels)
+    columns, notes = _read(files, front_end, text, labels)
     if front_end is None:
         front_end = Text() if text or Text().column in columns else Table()
     if isinstance(front_end, Text):
         front_end = replace(front_end, column=text or front_end.column)
     elif not isinstance(front_end, Table) or text:
-        raise DataError(f"Expected {front_end.subject}, as the model was trained on, got the table {path}.")
+        raise DataError(f"Expected {front_end.subject}, as the model was trained on, got the table {files}.")
     front_end = replace(front_end, labels=labels or front_end.labels)
     known = None if values else front_end.classes
-    y, classes, said = labels_of(_column(columns, front_end.labels, path, "labels"), front_end.labels, known)
+    y, classes, said = labels_of(_column(columns, front_end.labels, files, "labels"), front_end.labels, known)
     part, more = _part_of_each(columns, front_end)
     notes += (*more, *said)
     if isinstance(front_end, Text):
-        raw = _texts(columns, front_end, path)
+        raw = _texts(columns, front_end, files)
     else:
         kept = {name: each for name, each in columns.items() if part is None or name != SPLIT}
         raw, more = _rows(kept, front_end, notes)
@@ -71,30 +70,30 @@ def read_table(
     pairs = {"train": (raw, y)}
     if part is not None:
         pairs = {name: (raw[part == name], y[part == name]) for name in dict.fromkeys(part.tolist())}
-    return Parts(pairs, f"table {path.name}", classes, notes, front_end=replace(front_end, classes=classes))
+    return Parts(pairs, f"table {Path(files.name).name}", classes, notes, front_end=replace(front_end, classes=classes))
 
 
-def read_unlabeled(path: Path, front_end: Text | Table) -> tuple[np.ndarray, tuple[str, ...]] | None:
+def read_unlabeled(files: TableFiles, front_end: Text | Table) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Return the raw samples of a table without the column of labels, and notes; None if it has that column.
 
     Args:
-        path: of the file.
+        files: of the table.
         front_end: what a model was trained with.
 
     Raises:
         DataError: the file cannot be read, or lacks another column.
     """
-    columns, notes = _read(path, front_end)
+    columns, notes = _read(files, front_end)
     if front_end.labels in columns:
         return None
     if isinstance(front_end, Text):
-        return _texts(columns, front_end, path), notes
+        return _texts(columns, front_end, files), notes
     raw, more = _rows(columns, front_end, notes)
     return raw, (*notes, *more)
 
 
 def _read(
-    path: Path, front_end: FrontEnd | None, text: str | None = None, labels: str | None = None
+    files: TableFiles, front_end: FrontEnd | None, text: str | None = None, labels: str | None = None
 ) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a table, and notes. Raise `DataError` for one that is needed and cannot be used."""
     needed = {text or "", labels or ""}
@@ -106,14 +105,14 @@ def _read(
     if not isinstance(front_end, Table):
         column = text or (front_end if isinstance(front_end, Text) else Text()).column
         verbatim = () if column == labels else (column,)
-        return read_columns(path, needed=needed, labels=labels, verbatim=verbatim)
+        return read_files(files, needed=needed, labels=labels, verbatim=verbatim)
     known = {column.name for column in front_end.columns}
-    return read_columns(path, front_end.texts, needed | known | set(front_end.categories), labels)
+    return read_files(files, front_end.texts, needed | known | set(front_end.categories), labels)
 
 
-def _texts(columns: Columns, front_end: Text, path: Path) -> np.ndarray:
+def _texts(columns: Columns, front_end: Text, files: TableFiles) -> np.ndarray:
     """Return the texts, an object array (n,)."""
-    values = _column(columns, front_end.column, path, "text")
+    values = _column(columns, front_end.column, files, "text")
     texts = np.array(["" if value is None else value for value in values] + [None], object)[:-1]
     check_texts(repr(front_end.column), texts)
     return texts
@@ -233,11 +232,11 @@ def _are_values(labels: np.ndarray) -> bool:
     return are_numbers(texts) and not (integers and (len(numbers) <= MOST_INTEGERS or bool(_padded(texts))))
 
 
-def _column(columns: Columns, name: str, path: Path, option: str) -> np.ndarray:
+def _column(columns: Columns, name: str, files: TableFiles, option: str) -> np.ndarray:
     if name not in columns:
         ordered = _nearest_first(name, columns, _USUAL if option == "labels" else ())
         raise DataError(
-            f"Expected a column {name!r} in {path}, got {_some(ordered)}; name the one that is meant: {option}= "
+            f"Expected a column {name!r} in {files}, got {_some(ordered)}; name the one that is meant: {option}= "
             f"(--{option})."
         )
     return columns[name]

@@ -14,7 +14,6 @@ from tfopt.data.arrays import is_npz, read_inputs_alone
 from tfopt.data.arrays_by_name import count_samples, leaves, rows
 from tfopt.data.beside import is_raw_front_end, preprocessing_beside, raw_front_end_for
 from tfopt.data.check import check_narrow_inputs, check_pair
-from tfopt.data.columns import is_table
 from tfopt.data.dataset import Dataset
 from tfopt.data.fitting import COLORS, for_shape
 from tfopt.data.folder import IMAGES, loose_files
@@ -28,6 +27,7 @@ from tfopt.data.samples import Split, are_images
 from tfopt.data.sources import holds_raw_arrays, path_of
 from tfopt.data.stored import take
 from tfopt.data.table import Table
+from tfopt.data.table_files import table_files
 from tfopt.data.tables import read_unlabeled
 from tfopt.data.text import Text, as_strings
 from tfopt.tasks import Task
@@ -132,8 +132,8 @@ def _raw(source: Any, limit: int | None, places: list[Any], asked: str | FrontEn
     if not isinstance(source, Path) or is_npz(source):
         if is_raw_front_end(asked) or (stated and holds_raw_arrays(source)):
             raw = _raw_array(source)
-    elif source.is_file() and is_table(source):
-        read = read_unlabeled(source, stated) if isinstance(stated, Table | Text) else None
+    elif table := table_files(source):
+        read = read_unlabeled(table, stated) if isinstance(stated, Table | Text) else None
         raw, notes = read or (None, ())
     else:
         kind, files = loose_files(source)
