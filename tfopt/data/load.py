@@ -56,11 +56,12 @@ def load_data(
     Args:
         source: "digits" (scikit-learn's, 8x8); the path of a folder of images, recordings or texts (one folder per
             class, directly or below train, val or validation and test), of a .npz file or of a table (.csv, .tsv,
-            .jsonl or .parquet, also .gz) or a folder of them; (x, y), ((x_train, y_train), (x_test, y_test)) or (train, validation, test)
-            pairs; a dict of pairs, tf.data or tables with train, validation, test; a tf.data.Dataset or PyDataset of (x, y),
-            batched or not; TFRecord files, one or a folder of them; "tfds:NAME" of tensorflow-datasets; a data
-            set of Hugging Face; or a Dataset, returned unchanged. For several inputs x is a dict by name, or a list
-            in the model's order; so is y for outputs. (x, y, weights) instead of (x, y) weighs the samples in training.
+            .jsonl or .parquet, also .gz) or a folder of them; (x, y), ((x_train, y_train), (x_test, y_test)) or (train,
+            validation, test) pairs; a dict of pairs, tf.data or tables with train, validation, test; a tf.data.Dataset
+            or PyDataset of (x, y), batched or not; TFRecord files, one or a folder of them; "tfds:NAME" of
+            tensorflow-datasets; a data set of Hugging Face; or a Dataset, returned unchanged. For several inputs x is a
+            dict by name, or a list in the model's order; so is y for outputs. (x, y, weights) instead of (x, y) weighs
+            the samples in training.
         preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), "caffe" or
             "torch" (see `Preprocessing.named`), or a custom one. The digits, 0..16, default to pixel/16. For texts,
             recordings and tables, a `Text`, `Sound` or `Table` of `tfopt.inputs`, with settings or that of a model.
