@@ -40,7 +40,7 @@ MOMENTS = {
     "dry run": "tfopt.run.prepare:dry_run",
     "calibration": "tfopt.stages.quantize.quantize:Quantize.calibrate",
     "evaluation": "tfopt.run.guard:Guard.evaluate",
-    "measuring a file": "tfopt.run.optimize:measured_row",
+    "measuring a file": "tfopt.run.rows:measured_row",
     "export": "tfopt.run.optimize:_Run._export",
     "teacher": "tfopt.teachers.cache:Answers._written",
     "writing the result": "tfopt.run.result:Result.save",

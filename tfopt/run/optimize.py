@@ -1,7 +1,6 @@
 """optimize: the loop from a trained model to a verified, smaller file."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,14 +12,14 @@ from tfopt.base import memory, worker
 from tfopt.base.devices import device_name
 from tfopt.base.interruption import ending_on_signals
 from tfopt.base.keras_compat import float32_layers
-from tfopt.base.words import counted, in_decimals, metric_in_words
+from tfopt.base.words import counted
 from tfopt.data.batches import naming_samples
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, PromiseError, TfoptError
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import low_signals
-from tfopt.evaluate.report import Report, Resources, Row, answers_on_test, measured_row
+from tfopt.evaluate.report import Report, Resources, answers_on_test
 from tfopt.run.checkpoint import as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
@@ -30,7 +29,7 @@ from tfopt.run.recipe import Recipe
 from tfopt.run.requirements import CallbacksOf
 from tfopt.run.result import Result, described
 from tfopt.run.resumed import resumed
-from tfopt.run.run_data import UNKNOWN
+from tfopt.run.rows import Rows
 from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.target_start import begin_at_targets
@@ -43,13 +42,10 @@ from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.settings import FLOAT, Export
+from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import EVERY
-from tfopt.training.compiled_metrics import measured_metrics
 from tfopt.training.distribution import Distribute, distributed, own_folder
-from tfopt.training.history import History
-from tfopt.training.outputs import own_metrics
 
 COMPARED = 1000
 """Test samples on which the file is compared with the Keras model."""
@@ -172,8 +168,8 @@ class _Run:
         self.runner = StageRunner(prepared, self.guard)
         self.stages = list(self.recipe.stages)  # as they are carried out
         self.finished = 0  # number of stages
-        self.history: History | None = None  # of the training that the next row measures
         self.report = Report(self.recipe.to_dict())
+        self.rows = Rows(prepared, self.report.rows)
         self.outputs: Any = None  # of the exported file for the test part
 
     def result(self) -> Result:
@@ -184,7 +180,7 @@ class _Run:
             transfer = self.recipe.transfer
             taught = self.session.notes() if self.session else []
             name = type(transfer).__name__ if transfer else "original"
-            self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
+            self.rows.add_step(name, self.flat_model, [*self.data.describe(), *self.notes, *taught])
         promises, final, notes, started = self._carry_out_stages()
         lite = self._export(final, promises, notes, started)
         if self.verdict.ok and (said := budget_missed(self.recipe, self.report.rows)):
@@ -195,7 +191,7 @@ class _Run:
         with self.progress.during("looking at the file for the report"):
             findings = collect_findings(
                 lite,
-                lambda: self._first_file,
+                lambda: self.rows.first_file,
                 self.flat_model,
                 self.data,
                 logits=self.prepared.logits,
@@ -234,11 +230,11 @@ class _Run:
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
                 stage, final, self.flat_model = step.stage, step.trained, step.flat_model
-                notes, self.history = step.notes, step.history
+                notes, self.rows.history = step.notes, step.history
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
             if new and not stage.last:  # the last row is the exported file
-                self._add_row(type(stage).__name__, self.flat_model, FLOAT, notes, started)
+                self.rows.add_step(type(stage).__name__, self.flat_model, notes, started)
                 row = self.report.rows[-1]
                 row.notes.extend(folded_clusters(self.flat_model, promises, row.max_unique_weights))
                 self._keep()
@@ -268,9 +264,9 @@ class _Run:
             self.guard.accept(outcome.step.evaluation)
             return outcome.step
         if outcome.step:
-            self.history = outcome.step.history
+            self.rows.history = outcome.step.history
             started -= self.runner.seconds_before()
-            self._add_row(f"{name} (not kept)", outcome.step.flat_model, FLOAT, outcome.step.notes, started)
+            self.rows.add_step(f"{name} (not kept)", outcome.step.flat_model, outcome.step.notes, started)
             lost = self._as_given(outcome.step.flat_model, position + 1)
             self._add_file(f"{name}_not_kept.keras", lost)
         self.verdict = Verdict(ok=False, text=f"{name} ended the run: {outcome.failure}")
@@ -353,7 +349,7 @@ class _Run:
         name = f"exported {'int4' if 'int4' in held else settings.weights}"
         if said := recalls(self.data, outputs, self.prepared.logits):
             notes.append(said)
-        row = self._measured(name, lite, notes, started, outputs)
+        row = self.rows.measured(name, lite, notes, started, outputs)
         if row.speedup is not None and row.speedup < SLOWER:
             other = '; Export(weights="float32") (--set export.weights=float32) may be faster'
             row.notes.append(
@@ -361,7 +357,7 @@ class _Run:
                 f"it on your device{'' if settings.weights == 'float32' else other}"
             )
             self.progress.say(f"note: {row.notes[-1]}")
-        self._append(row)
+        self.rows.append(row)
         self._check_file(lite)
         if self.verdict.ok and (said := guesses(self.data, self.report.rows)):
             if settings.allow_drift:
@@ -400,47 +396,3 @@ class _Run:
             self.report.rows[-1].notes.append(f"better than the original model beyond chance, though {unsure}")
             unsure = ""
         self.verdict = Verdict(text=unsure)
-
-    def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
-        started = time.perf_counter() if started is None else started
-        with self.progress.during(f"measuring {step}" if self.report.rows else f"measuring the {step} model"):
-            lite = build_file(model, settings, proven=False)
-            if not self.report.rows:
-                self._first_file = lite
-            row = self._measured(step, lite, notes, started)
-        self._append(row)
-        metrics = [f"{metric_in_words(name)} {in_decimals(value)}" for name, value in row.metrics.items()]
-        self.progress.say(f"{step}: {', '.join([*metrics, f'{row.deflated_bytes:,} bytes deflated'])}")
-
-    def _append(self, row: Row) -> None:
-        self.report.rows.append(row)
-        self.progress.tell("row", **{**dataclasses.asdict(row), "history": None})
-
-    def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float, outputs: Any = None) -> Row:
-        seconds = time.perf_counter() - started
-        history, self.history = self.history, None
-        notes = [UNKNOWN, *notes] if self.data.labels == "none" else notes
-        outputs = answers_on_test(lite, self.data) if outputs is None else outputs
-        row = measured_row(
-            step,
-            lite,
-            self.data,
-            seconds=seconds,
-            notes=notes,
-            original=self._first_file if self.report.rows else None,
-            logits=self.prepared.logits,
-            history=history,
-            outputs=outputs,
-        )
-        more = own_metrics(self.recipe.training, self.data, self.data.test, outputs, self.prepared.logits)
-        metrics = row.metrics | {name: value for name, value in more.items() if name not in row.metrics}
-        compiled, failed = measured_metrics(
-            self.prepared.metrics, self.data, self.data.test, outputs, self.prepared.logits, taken=metrics
-        )
-        unknown = [f"the metric {metric.name!r} cannot be computed: {why}" for metric, why in failed.items()]
-        return dataclasses.replace(row, metrics=metrics | compiled, notes=[*row.notes, *unknown])
-
-    @functools.cached_property
-    def _first_file(self) -> LiteModel:
-        """The float file of the model before the first stage; made again for a run that resumes."""
-        return build_file(self.prepared.flat_model, FLOAT, proven=False)
