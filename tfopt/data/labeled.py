@@ -63,12 +63,12 @@ def labeled(parts: Parts, task: str | None, mask_values: tuple[int, ...] | None,
     groups = {name: found.groups(part) for name, part in labels.items()}
     if isinstance(found, Classification) and found.has_classes and len(only := np.unique(groups["train"])) == 1:
         notes += (f"all training samples are of class {only[0]}: a model learns to answer it always",)
+    in_time = in_order(parts, labels["train"], found)
     if task == Reconstruction.kind:
         chosen, split_notes = plan_with_anomalies(groups, **options)
     else:
-        in_time = in_order(parts, labels["train"], found)
         chosen, split_notes = plan(groups, gap=in_time.gap, **options)
-        notes += in_time.notes
+    notes += in_time.notes
     of_splits = {name: take(labels[origin], indices) for name, (origin, indices) in chosen.items()}
     return Labeled(
         chosen,

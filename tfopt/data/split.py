@@ -89,9 +89,10 @@ def split_off(
         count = max(1, round(fraction * len(left)))
         count = min(count, largest or count)
         if count + (gap or 0) >= len(left):
+            between = f", of which {gap:,} before the {name} part are left out, since they share targets" if gap else ""
             raise DataError(
-                f"Expected enough samples to split {name} off, got {len(left)} left for training; add samples or pass "
-                f"your own {name} set."
+                f"Expected enough samples to split {name} off, got {len(left)} left for training{between}; add samples "
+                f"or pass your own {name} set."
             )
         purpose = "testing" if name == "test" else name
         share = f"{100 * count / len(left):.3g} % of the training samples ({count:,})"
