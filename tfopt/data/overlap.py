@@ -84,7 +84,7 @@ def overlap_shift(inputs: Any) -> int | None:
         agree[shifts] += _at_change(first[pair], second[pair], last[pair])
     for shift in np.flatnonzero(agree >= _enough(telling)):
         varies = last >= shift
-        if (_same(first, second, shift) & varies).sum() >= _enough(varies.sum()):
+        if (_same(first, second, int(shift)) & varies).sum() >= _enough(varies.sum()):
             return int(shift)
     return None
 
@@ -153,4 +153,4 @@ def _at_change(before: np.ndarray, after: np.ndarray, last: int) -> np.ndarray:
     A comparison at one place for each shift: comparing all that overlaps would take time in the square of the steps.
     """
     pairs = ((after[step : last + step] == before[last + step]).reshape(last, -1).all(axis=1) for step in (0, 1))
-    return np.logical_and(*pairs)[::-1]
+    return np.asarray(np.logical_and(*pairs)[::-1])
