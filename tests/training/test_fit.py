@@ -354,6 +354,17 @@ def test_augmentation_that_changes_no_pixel_is_left_out_with_a_note():
     assert choose_augmentation(judge("any").predict, tfopt.Training(shift=0.07), data)[0].shift == 0.07
 
 
+@pytest.mark.parametrize("transformation", [{"horizontal_flip": True}, {"vertical_flip": True}, {"shift": 0.125}])
+def test_augmentation_is_kept_whatever_is_drawn_for_a_single_sample(transformation):
+    """Half of the seeds draw no flip for one image, and a ninth no shift by one pixel."""
+    x, y = pictures("any")
+    data = tfopt.load_data({"train": (x, y), "validation": (x[:1], y[:1]), "test": (x, y)})
+    for seed in range(12):
+        training = tfopt.Training(seed=seed, **transformation)
+        augmentation, notes = choose_augmentation(judge("any").predict, training, data)
+        assert augmentation.transformations == transformation, notes
+
+
 def test_augmentation_is_halved_before_it_is_left_out():
     data = tfopt.load_data(pictures("half"))
     augmentation, notes = choose_augmentation(judge("half").predict, tfopt.Training(shift=0.375), data)

@@ -19,6 +19,9 @@ AUGMENTATION_MAY_COST = 0.1
 PROBE, PROBE_OF_PLACES = 1000, 100
 """Validation samples that show it; fewer of those with a class for each place."""
 
+DRAWS = 256
+"""Draws that show whether a transformation can change a sample at all."""
+
 # All probed images are flipped; training flips half.
 _FLIPS = {"horizontal_flip": "mirrored", "vertical_flip": "upside_down"}
 
@@ -125,8 +128,11 @@ class _Trial:
         ]
 
     def _changes_nothing(self, name: str, value: Any) -> bool:
-        """Return whether draws are those without any transformation, as of a shift by less than half a pixel."""
-        how = len(self._probe), self._split.shape, self._seed
+        """Return whether draws are those without any transformation, as of a shift by less than half a pixel.
+
+        Of a few samples all might be drawn unchanged, so these are draws for many.
+        """
+        how = DRAWS, self._split.shape, self._seed
         changed, unchanged = (self._wanted.with_only(**each).draw(*how) for each in ({name: value}, {}))
         return np.array_equal(changed, unchanged)
 
