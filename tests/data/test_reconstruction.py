@@ -159,6 +159,17 @@ def test_folders_of_normal_samples_alone(tmp_path, folder):
         load_data(tmp_path)
 
 
+def test_a_single_anomaly_of_a_kind_is_for_the_test(tmp_path):
+    write_images(tmp_path, {"good": 20, "bad": 1, "worse": 1})
+    data = load_data(tmp_path, task="reconstruction")
+    assert data.test.labels.sum() == 2 and kinds_of(data.train) == kinds_of(data.validation) == [0]
+    with pytest.raises(DataError, match=r"at least 2 images in each class folder, .*; got one in bad, worse"):
+        load_data(tmp_path)
+    write_images(tmp_path, {"Normal": 1})
+    with pytest.raises(DataError, match=r"at least 2 images in each class folder, .*; got one in Normal"):
+        load_data(tmp_path, task="reconstruction")
+
+
 def test_all_names_of_normal_samples_count(tmp_path):
     write_images(tmp_path, {"good": 6, "OK": 6, "bad": 4})
     data = load_data(tmp_path, task="reconstruction")

@@ -18,7 +18,7 @@ from tfopt.data.inputs import chosen_inputs
 from tfopt.data.labeled import labeled, labeled_by_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
-from tfopt.data.reconstruction import with_flags, with_labels
+from tfopt.data.reconstruction import is_normal, with_flags, with_labels
 from tfopt.data.samples import Split
 from tfopt.data.sources import read_source
 from tfopt.data.split import SEED, TEST
@@ -159,7 +159,7 @@ def _loaded(
     """Check and split what was read. Raise `DataError` as `load_data` does."""
     if cache is not None and not parts.files:
         raise DataError(f"Expected a folder of images for cache=, got {parts.source}; leave it out.")
-    _check_classes(parts)
+    _check_classes(parts, task)
     if task in _VALUES and parts.class_names:
         parts = _with_values(parts, task)
     reconstructs = task == Reconstruction.kind
@@ -225,12 +225,17 @@ def _are_classes(labels: Any, number: int) -> bool:
     return bool(((labels >= 0) & (labels < number)).all())
 
 
-def _check_classes(parts: Parts) -> None:
-    """Raise `DataError` for class names as `check_names` does, and for class folders too small to split."""
+def _check_classes(parts: Parts, task: str | None) -> None:
+    """Raise `DataError` for class names as `check_names` does, and for class folders too small to split.
+
+    Anomalies are not split: all are for the test.
+    """
     check_names(parts.class_names or ())
     if parts.files and parts.class_names and "test" not in parts.pairs:
         counts = np.bincount(parts.pairs["train"][1], minlength=len(parts.class_names))
-        if alone := [name for name, count in zip(parts.class_names, counts, strict=True) if count < FEWEST_IMAGES]:
+        divided = [name for name in parts.class_names if task != Reconstruction.kind or is_normal(name)]
+        of_class = dict(zip(parts.class_names, counts, strict=True))
+        if alone := [name for name in divided if of_class[name] < FEWEST_IMAGES]:
             raise DataError(
                 f"Expected at least {FEWEST_IMAGES} images in each class folder, one to train on and one to measure "
                 f"on; got one in {', '.join(alone)}. Add images, or remove the folder."

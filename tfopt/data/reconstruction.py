@@ -27,6 +27,11 @@ def with_labels(source: Any) -> Any:
     return source
 
 
+def is_normal(class_name: str) -> bool:
+    """Return whether a class is one of samples without an anomaly."""
+    return class_name.strip().casefold() in NORMAL
+
+
 def with_flags(parts: Parts) -> Parts:
     """Return `parts` with labels of 0 for normal samples and 1 for anomalies, int32 (n,).
 
@@ -40,8 +45,7 @@ def with_flags(parts: Parts) -> Parts:
         raise DataError("Expected one input that is also the target of a reconstruction, got several by name.")
     normal: list[int] = []
     if parts.class_names:
-        known = [name.strip().casefold() for name in parts.class_names]
-        normal = [number for number, name in enumerate(known) if name in NORMAL]
+        normal = [number for number, name in enumerate(parts.class_names) if is_normal(name)]
         if not normal:
             raise DataError(
                 f"Expected a class called {', '.join(NORMAL)} among {', '.join(parts.class_names)}: the others are "
