@@ -142,6 +142,20 @@ def test_nearly_constant_columns_stay_small(values):
     assert fitted.stored(rows_of(x=values[:1] + 0.03)) == pytest.approx(0.03, abs=1e-3)
 
 
+def test_what_is_constant_in_the_type_of_a_file_is_no_feature(tmp_path):
+    """Two neighbors of float32 around 1/3 are constant there, and 3e-8 apart; numbers of float64 as close vary."""
+    third = np.float32(1 / 3)
+    values = np.where(np.arange(300) % 3 == 0, np.nextafter(third, np.float32(1)), third)
+    assert values.dtype == np.float32
+    columns = {"single": values, "double": values.astype(np.float64), "label": np.tile(["x", "y"], 150)}
+    parquet.write_table(pa.table({name: pa.array(each) for name, each in columns.items()}), tmp_path / "a.parquet")
+    data = load_data(tmp_path / "a.parquet")
+    single, double = data.preprocessing.columns
+    gap, share = 2.0**-25, (data.train.x()[:, 1] > 0).mean()  # the spacing in [1/4, 1/2)
+    assert single.deviation == 1 and np.abs(data.train.x()[:, 0]).max() < 2 * gap
+    assert double.deviation == pytest.approx(gap * np.sqrt(share * (1 - share)), rel=1e-6)
+
+
 def test_columns_that_say_nothing_are_left_out_with_a_note(tmp_path):
     rows = [f"{number},id{number},{number % 7},{number % 2}" for number in range(120)]
     data = load_data(write(tmp_path / "a.csv", ",name,x,label", rows))

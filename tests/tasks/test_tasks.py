@@ -11,7 +11,7 @@ from tfopt.errors import DataError
 from tfopt.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, task_named, task_of
 from tfopt.tasks.labels import check_range, understand
 from tfopt.tasks.responses import Tolerance, form_of
-from tfopt.tasks.scaling import TargetScale
+from tfopt.tasks.scaling import TargetScale, moments
 
 ROOT = Path(__file__).parents[2]
 TASKS_ROOM = ROOT / "tfopt" / "tasks"
@@ -171,6 +171,21 @@ def test_outputs_may_be_outside_by_the_tolerance():
 def test_what_to_do_about_class_numbers(numbers, words):
     with pytest.raises(DataError, match=words):
         check_range("train", np.array(numbers), 3 if max(numbers) > 1 else 2)
+
+
+def test_moments_of_what_rounding_cannot_have_made():
+    values = np.tile([0.995, 1.005], 50)[:, None]
+    for kind in (np.float16, np.float32, np.float64):  # float16 has spacings of 0.0005 and 0.001 there
+        mean, deviation = moments(values.astype(kind))
+        assert mean == pytest.approx(1, abs=1e-3) and deviation == pytest.approx(0.005, rel=0.05)
+    near = 1 + values * 2.0**-23  # a spacing of float32 is 2**-23
+    assert moments(near)[1] == pytest.approx(0.005 * 2.0**-23, rel=1e-6)
+    assert moments(near, np.dtype(np.float32))[1] == moments(near, np.dtype(np.float16))[1] == 1
+    assert moments(near, np.dtype(np.int64))[1] == moments(near)[1]
+    # Seconds of an hour in float32, 128 apart: of the size of rounding, which is 8 * 2**-23 * 1.7e9 = 1621.
+    seconds = (1.7e9 + np.arange(0, 3600, 10.0)).astype(np.float32)[:, None]
+    mean, deviation = moments(seconds)
+    assert deviation == pytest.approx(1621.2, abs=0.1) and np.abs((seconds - mean) / deviation).max() < 1.2
 
 
 def test_targets_far_from_0_are_scaled_by_their_deviation():

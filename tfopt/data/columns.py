@@ -35,7 +35,8 @@ def read_columns(
 ) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a table, and notes on how it is read.
 
-    Columns are int64, bool, float64 (NaN is missing) or objects: strings (None is missing).
+    Columns are integers, bool, floats (NaN is missing) of the precision in the file, or objects: strings (None is
+    missing).
 
     Args:
         path: of the file.
@@ -149,6 +150,6 @@ def _values(column: Any) -> np.ndarray:
     if _is_text(kind):
         return np.array([*column.to_pylist(), None], object)[:-1]  # never an array of NumPy's strings
     whole = types.is_integer(kind) or types.is_boolean(kind)
-    if whole and not column.null_count:
+    if types.is_floating(kind) or (whole and not column.null_count):
         return np.asarray(column.to_numpy())
     return np.array([np.nan if value is None else float(value) for value in column.to_pylist()])

@@ -39,12 +39,12 @@ class NumberColumn:
     indicator: bool
 
     @classmethod
-    def of(cls, name: str, values: np.ndarray) -> Self:
-        """Return the column with the statistics of `values` (n,)."""
+    def of(cls, name: str, values: np.ndarray, source: np.dtype[Any]) -> Self:
+        """Return the column with the statistics of `values`, float64 (n,), which came in the type `source`."""
         missing = np.isnan(values)
         median = float(np.median(values[~missing])) if not missing.all() else 0.0
         filled = np.where(missing, median, values)
-        mean, deviation = moments(filled[:, None])
+        mean, deviation = moments(filled[:, None], source)
         return cls(name, median, float(mean[0]), float(deviation[0]), bool(missing.any()))
 
     @property
@@ -179,7 +179,7 @@ class Table(FrontEnd):
         if name in self.categories or values.dtype == object:
             return self._categories(name, values)
         numbers = as_numbers(name, values)
-        number = NumberColumn.of(name, numbers)
+        number = NumberColumn.of(name, numbers, values.dtype)
         missing = 100 * np.isnan(numbers).mean()
         note = f"{name!r}: {missing:.3g} % missing, replaced by the median {number.median:.6g} and marked"
         return number, [*notes, note] if number.indicator else [*notes]

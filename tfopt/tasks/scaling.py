@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,15 +23,21 @@ def are_constant(values: np.ndarray) -> np.ndarray:
     return np.asarray(high - low <= SPACINGS * np.spacing(largest.astype(np.float32)).astype(np.float64))
 
 
-def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(values: np.ndarray, source: np.dtype[Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return `mean_and_deviation`, where the deviation is 1 for a column that is constant but for rounding.
 
+    It is the limit of rounding instead where that is larger, so that normalized values stay small.
+
     Args:
-        values: (n, width); their precision says what rounding can do.
+        values: (n, width).
+        source: the type in which they came, whose precision says what rounding can do; None for that of `values`. That
+            of float16 is so coarse that it would hide variation: it counts as float32.
     """
     mean, deviation = mean_and_deviation(values)
-    precision = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
-    return mean, np.where(deviation > ROUNDING * precision * np.abs(mean), deviation, 1.0)
+    source = values.dtype if source is None else source
+    precision = min(np.finfo(source).eps, np.finfo(np.float32).eps) if source.kind == "f" else np.finfo(np.float64).eps
+    limit = ROUNDING * float(precision) * np.abs(mean)
+    return mean, np.where(deviation > limit, deviation, np.maximum(1.0, limit))
 
 
 def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
