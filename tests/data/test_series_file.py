@@ -1,8 +1,10 @@
 """Series in tables: the same windows as from the array that was written."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from pyarrow import parquet
 
 import tfopt
 from tfopt import cli
@@ -24,7 +26,8 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("targets", "numbers"), [(None, None), (["load"], [0]), (("heat", "load"), (1, 0)), ([1], [1])]
+    ("targets", "numbers"),
+    [(None, None), (["load"], [0]), (("heat", "load"), (1, 0)), ([1], [1]), ("heat", 1), (1, [1])],
 )
 def test_a_table_gives_what_its_array_gives(table, targets, numbers):
     found = tfopt.load_series(table, window=12, horizon=3, targets=targets)
@@ -32,7 +35,7 @@ def test_a_table_gives_what_its_array_gives(table, targets, numbers):
     for part in ("train", "validation", "test"):
         np.testing.assert_array_equal(found.split(part).x(), wanted.split(part).x())
         np.testing.assert_array_equal(found.split(part).y(), wanted.split(part).y())
-    assert any(note.startswith("'hour' left out: ") for note in found.notes)
+    assert "'hour' left out: its values are dates; steps are taken to be at equal distances" in found.notes
     assert found.source == f"200 steps of 2 columns in {table}"
 
 
@@ -44,6 +47,9 @@ def test_a_table_gives_what_its_array_gives(table, targets, numbers):
             [["1", "", "3", "4"] * 50, HEAT],
             r"got 50 missing values in 'load', the first in row 1; fill",
         ),
+        ("load,empty", [LOAD, ['""'] * 200], r"got no value in any step of 'empty'; remove the column"),
+        ("load,empty", [LOAD, [""] * 200], r"got no value in any step of 'empty'; remove the column"),
+        ("load,marks", [LOAD, ["-", "?"] * 100], r"got no value in any step of 'marks'; remove the column"),
         ("load,city", [LOAD, ["Rome"] * 200], r"got texts in 'city', such as 'Rome'; remove the column"),
         ("day", [["2024-01-01"] * 200], r"Expected a column of numbers in the series .*, got none: 'day' left out"),
     ],
@@ -53,11 +59,70 @@ def test_what_is_no_series(tmp_path, header, columns, problem):
         tfopt.load_series(write(tmp_path / "series.csv", header, *columns), window=4)
 
 
+DAY = np.datetime64("2024-01-01")
+MONTHS = np.arange("2010-01", "2026-09", dtype="M8[M]")
+
+
+@pytest.mark.parametrize(
+    ("dates", "said"),
+    [
+        (DAY + np.arange(200), ""),
+        (MONTHS.astype("M8[D]") + 14, ""),
+        (MONTHS.astype("M8[D]") - 1, ""),
+        (DAY + np.arange(200) + (np.arange(200) >= 50), ", but of 199 only 198 are the usual one, 1 day, 0:00:00"),
+        (np.delete(MONTHS, [7]).astype("M8[D]"), ", but of 198 only 197 are the usual one, 1 month"),
+        (
+            DAY.astype("M8[s]") + 900 * np.delete(np.arange(202), [9, 10]),
+            ", but of 199 only 198 are the usual one, 0:15:00",
+        ),
+    ],
+    ids=["days", "months", "last days", "a day is missing", "a month is missing", "times"],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_dates_of_equal_and_other_distances(tmp_path, dates, said, suffix):
+    path, load = tmp_path / f"load.{suffix}", LOAD[: len(dates)]
+    if suffix == "csv":
+        write(path, "day,load", dates, load)
+    elif suffix == "parquet":
+        times = pa.array(dates.astype("M8[ns]"), pa.timestamp("ns", tz="UTC"))
+        parquet.write_table(pa.table({"day": times, "load": load}), path)
+    else:
+        path.write_text(
+            "".join(f'{{"day": "{day}", "load": {value}}}\n' for day, value in zip(dates, load, strict=True))
+        )
+    data = tfopt.load_series(path, window=4)
+    found = [note for note in data.notes if "'day'" in note]
+    assert found == [f"'day' left out: its values are dates; steps are taken to be at equal distances{said}"]
+    assert data.input_shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("missing", "left"), [(np.arange(200) == 9, 197), (np.arange(200) % 3 == 0, 66)], ids=["one", "most distances"]
+)
+def test_missing_dates_and_empty_columns_in_parquet(tmp_path, missing, left):
+    dates = np.where(missing, np.datetime64("NaT"), DAY + np.arange(200))
+    columns = {"day": dates, "odd": ["1.5.2024"] * 200, "load": LOAD}
+    parquet.write_table(pa.table(columns), tmp_path / "load.parquet")
+    notes = tfopt.load_series(tmp_path / "load.parquet", window=4).notes
+    assert any(note.endswith(f"but of 199 only {left} are the usual one, 1 day, 0:00:00") for note in notes)
+    assert "'odd' left out: its texts are dates; steps are taken to be at equal distances" in notes
+    parquet.write_table(pa.table({"load": LOAD, "x": pa.array([None] * 200, pa.string())}), tmp_path / "load.parquet")
+    with pytest.raises(DataError, match="got no value in any step of 'x'; remove the column, or fill it in"):
+        tfopt.load_series(tmp_path / "load.parquet", window=4)
+
+
 def test_other_files_and_columns(table, tmp_path):
     with pytest.raises(DataError, match=r"or as a table \(\.csv, \.tsv, \.jsonl or \.parquet\), got"):
         tfopt.load_series(tmp_path / "series.txt", window=4)
     with pytest.raises(DataError, match=r"Expected targets among the columns load, heat, got 'cold'"):
         tfopt.load_series(table, window=4, targets=["cold"])
+    with pytest.raises(DataError, match=r"Expected targets among the columns load, heat, got 'loadheat'"):
+        tfopt.load_series(table, window=4, targets="loadheat")
+    for name in ("load", ["load"]):
+        with pytest.raises(
+            DataError, match=r"as numbers of columns, since those of an array have no names, got 'load'"
+        ):
+            tfopt.load_series(LOAD, window=4, targets=name)
 
 
 def run(*arguments):

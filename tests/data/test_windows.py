@@ -35,6 +35,7 @@ def test_a_single_target_has_no_axis():
     data = load_series(SERIES, window=4, horizon=2, targets=[1])
     assert data.train.y().shape[1:] == (2,)
     np.testing.assert_array_equal(data.train.y()[0], [16, 25])
+    assert load_series(SERIES, window=4, horizon=2, targets=np.array([0, 1])).train.y().shape[1:] == (2, 2)
     assert load_series(SERIES[:, 0], window=4).train.x().shape[1:] == (4, 1)
 
 
@@ -72,6 +73,7 @@ def test_a_long_validation_part_is_limited_with_a_note():
         ({"window": 80}, "enough steps for windows of 80 and forecasts of 1 in three parts, got 100 steps"),
         ({"targets": [2]}, r"targets among the columns 0..1, got \[2\]"),
         ({"targets": []}, "targets among the columns"),
+        ({"targets": True}, "targets among the columns 0..1, got True"),
         ({"test": 1.5}, "test as a fraction between 0 and 1"),
         ({"test": None}, "test as a fraction of the series between 0 and 1, got None; leave it out"),
         ({"validation": None}, "validation as a fraction of the series between 0 and 1, got None; leave it out"),

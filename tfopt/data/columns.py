@@ -32,6 +32,8 @@ def read_columns(
     needed: Collection[str] = (),
     labels: str | None = None,
     verbatim: Collection[str] = (),
+    *,
+    dates: bool = False,
 ) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a table, and notes on how it is read.
 
@@ -44,6 +46,7 @@ def read_columns(
         verbatim: such columns in which NA and the like are texts too; an empty field is an empty text.
         needed: columns that are not left out if they have other values, such as dates or lists.
         labels: the column of labels, which of a CSV are texts if they are written as "007".
+        dates: whether dates and times are read, too, as datetime64 (NaT is missing).
 
     Raises:
         DataError: the file cannot be read, its columns have no names or take too much memory, or one that is needed has
@@ -67,7 +70,8 @@ def read_columns(
         table = table.drop_columns([given for given in table.column_names if given.strip() in index])
         names = [name.strip() for name in table.column_names]
     found = {name: _plain(column) for name, column in zip(names, table.columns, strict=True)}
-    if others := {name: column.type for name, column in found.items() if not _has_values(column.type)}:
+    kinds = {name: column.type for name, column in found.items()}
+    if others := {name: kind for name, kind in kinds.items() if not (_has_values(kind) or (dates and _is_date(kind)))}:
         _check_needed(others, needed, path)
         notes += tuple(f"{name!r} left out: {kind} is no number, boolean or text" for name, kind in others.items())
     return {name: _values(column) for name, column in found.items() if name not in others}, notes
@@ -134,6 +138,12 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
+def _is_date(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_timestamp(kind) or types.is_date(kind))
+
+
 def _check_needed(others: Mapping[str, Any], needed: Collection[str], path: Path) -> None:
     for name, kind in others.items():
         if name in needed:
@@ -143,13 +153,15 @@ def _check_needed(others: Mapping[str, Any], needed: Collection[str], path: Path
 
 
 def _values(column: Any) -> np.ndarray:
-    """Return a column that `_has_values`."""
+    """Return a column that `_has_values` or `_is_date`."""
     from pyarrow import types
 
     kind = column.type
     if _is_text(kind):
         return np.array([*column.to_pylist(), None], object)[:-1]  # never an array of NumPy's strings
     whole = types.is_integer(kind) or types.is_boolean(kind)
+    if _is_date(kind):
+        return np.asarray(column.to_numpy()).astype("datetime64[us]")
     if types.is_floating(kind) or (whole and not column.null_count):
         return np.asarray(column.to_numpy())
     return np.array([np.nan if value is None else float(value) for value in column.to_pylist()])

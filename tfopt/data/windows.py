@@ -26,7 +26,7 @@ def load_series(
     *,
     window: int,
     horizon: int = 1,
-    targets: Sequence[int | str] | None = None,
+    targets: Sequence[int | str] | int | str | None = None,
     validation: float = 0.1,
     test: float = 0.2,
 ) -> Dataset:
@@ -40,7 +40,7 @@ def load_series(
             numbers and a row for each step.
         window: steps that the model sees, 1 or more.
         horizon: steps that it forecasts, 1 or more.
-        targets: columns to forecast, by number or, of a table, by name; None for all.
+        targets: columns to forecast, or a single one, by number or, of a table, by name; None for all.
         validation: share of the steps, for at most 2,000 windows; the steps beyond are for training.
         test: share of the steps.
 
@@ -116,13 +116,18 @@ def _checked(series: Any) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _columns(targets: Sequence[int | str] | None, count: int, names: tuple[str, ...]) -> list[int]:
+def _columns(targets: Sequence[int | str] | int | str | None, count: int, names: tuple[str, ...]) -> list[int]:
     """Return the numbers of the columns `targets`. Raise `DataError` for others than there are."""
-    if names and targets is not None:
-        if unknown := [each for each in targets if isinstance(each, str) and each not in names]:
+    given = [targets] if isinstance(targets, str | int | np.integer) else targets
+    chosen: list[Any] = list(range(count) if given is None else given)
+    if unknown := [each for each in chosen if isinstance(each, str) and each not in names]:
+        if names:
             raise DataError(f"Expected targets among the columns {', '.join(names)}, got {unknown[0]!r}.")
-        targets = [names.index(each) if isinstance(each, str) else each for each in targets]
-    chosen: list[Any] = list(range(count)) if targets is None else list(targets)
+        raise DataError(
+            f"Expected targets as numbers of columns, since those of an array have no names, got {unknown[0]!r}; give "
+            "the number, or the path of a table."
+        )
+    chosen = [names.index(each) if isinstance(each, str) else each for each in chosen]
     if not chosen or any(isinstance(each, bool) or each not in range(count) for each in chosen):
         raise DataError(f"Expected targets among the columns 0..{count - 1}, got {targets!r}.")
     return chosen
