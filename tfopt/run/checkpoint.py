@@ -22,9 +22,10 @@ from tfopt.evaluate.report import Row
 from tfopt.graph.types import Ref
 from tfopt.graph.walk import walk
 from tfopt.models import load_model, save_model
-from tfopt.run.guard import Evaluation
+from tfopt.run.judge import Evaluation
 
 _NAMES = ("name", "registered_name", "key")
+_PARTS = ("best_parts", "best_parts_numbers", "best_parts_by_sample")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Checkpoint:
             arrays = {f"weight_{i}": weight for i, weight in enumerate(flat_model.get_weights())}
         if best is not None and best.by_sample is not None:
             arrays |= {"best": np.array([best.metric, best.quality]), "best_by_sample": best.by_sample}
+            arrays |= _parts_stored(best.parts)
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
@@ -106,7 +108,14 @@ class Checkpoint:
         return Kept(_numbered(stored, "weight_"), rows, model, recipe, best)
 
     def _best(self, stored: Mapping[str, np.ndarray]) -> Evaluation:
-        numbers, by_sample = stored["best"].astype(np.float64), stored["best_by_sample"].astype(np.float64)
+        parts = {
+            str(name): self._evaluation(numbers, by_sample)
+            for name, numbers, by_sample in zip(*(stored.get(name, ()) for name in _PARTS), strict=True)
+        }
+        return dataclasses.replace(self._evaluation(stored["best"], stored["best_by_sample"]), parts=parts)
+
+    def _evaluation(self, numbers: np.ndarray, by_sample: np.ndarray) -> Evaluation:
+        numbers, by_sample = numbers.astype(np.float64), by_sample.astype(np.float64)
         if numbers.shape != (2,) or by_sample.ndim != 1 or not np.isfinite([*numbers, *by_sample]).all():
             raise self.damaged("the evaluation of its best model cannot be read")
         return Evaluation(float(numbers[0]), float(numbers[1]), by_sample)
@@ -152,6 +161,14 @@ class Checkpoint:
     def damaged(self, why: str) -> DataError:
         """Return the error for a checkpoint that no run can resume from."""
         return DataError(f"The checkpoint {self.path} is damaged ({why}).")
+
+
+def _parts_stored(parts: Mapping[str, Evaluation]) -> dict[str, np.ndarray]:
+    if not parts:
+        return {}
+    numbers = np.array([[part.metric, part.quality] for part in parts.values()])
+    by_sample = np.array([part.by_sample for part in parts.values()], np.float64)
+    return dict(zip(_PARTS, (np.array(list(parts)), numbers, by_sample), strict=True))
 
 
 def _numbered(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:

@@ -45,6 +45,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import EVERY
+from tfopt.training.class_weights import class_weights
 from tfopt.training.distribution import Distribute, distributed, own_folder
 
 COMPARED = 1000
@@ -164,7 +165,8 @@ class _Run:
         self.session, self.checkpoint = prepared.session, prepared.checkpoint
         self.flat_model, self.notes = prepared.flat_model, list(prepared.notes)
         self.files, self.verdict = prepared.files, Verdict()
-        self.guard = Guard(self.data, self.recipe.max_drop, logits=prepared.logits)
+        weights = class_weights(self.recipe.training, self.data)
+        self.guard = Guard(self.data, self.recipe.max_drop, logits=prepared.logits, weights=weights)
         self.runner = StageRunner(prepared, self.guard)
         self.stages = list(self.recipe.stages)  # as they are carried out
         self.finished = 0  # number of stages
@@ -391,8 +393,10 @@ class _Run:
             )
         if not self.verdict.ok:  # a drop that is found is beyond chance
             return
-        unsure = self.guard.too_few_samples()
-        if unsure and self.guard.improved(evaluation):
+        unsure, fallen = self.guard.too_few_samples(), self.guard.too_low(evaluation)
+        if unsure and self.guard.improved(evaluation) and not fallen:
             self.report.rows[-1].notes.append(f"better than the original model beyond chance, though {unsure}")
             unsure = ""
-        self.verdict = Verdict(text=unsure)
+        if fallen:
+            unsure = f"The file may have fallen: {self.guard.compared(evaluation)}; chance explains so few. {unsure}"
+        self.verdict = Verdict(text=unsure.strip())

@@ -8,7 +8,7 @@ from tfopt.data import Dataset
 from tfopt.errors import TfoptError
 from tfopt.evaluate.report import Row
 from tfopt.run.checkpoint import Checkpoint, Kept
-from tfopt.run.guard import Evaluation
+from tfopt.run.judge import Evaluation
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Stage
 
@@ -70,7 +70,8 @@ def _require_rows(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Row]) -
 def _best(checkpoint: Checkpoint, found: Kept, data: Dataset) -> Evaluation | None:
     if found.best is None or found.best.by_sample is None:
         return None
-    if len(found.best.by_sample) != len(data.validation):
+    samples = [each.by_sample for each in (found.best, *found.best.parts.values())]
+    if any(each is None or len(each) != len(data.validation) for each in samples):
         raise checkpoint.damaged("the evaluation of its best model does not fit the validation data")
     return found.best
 

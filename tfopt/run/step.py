@@ -14,7 +14,8 @@ from tfopt.data.mixup import mixed
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.errors import DivergedError, RecipeError, TfoptError
 from tfopt.run.calibrated import keep_calibrated, restore_calibrated
-from tfopt.run.guard import Evaluation, Guard, predictor
+from tfopt.run.guard import Guard, predictor
+from tfopt.run.judge import Evaluation
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.run.run_folder import Attempt
 from tfopt.search.bits import choose_bits

@@ -58,7 +58,7 @@ def carry_out_stage(
         kept = first and _with_notes(first, f"a second try failed: {error}")
         return Outcome(stage, kept, _failure(kept, guard, f"{rejected}; second try: {str(error).rstrip('.')}"))
     tried = f"first: {rejected}; second: {guard.compared(second.evaluation)}"
-    if first is not None and second.evaluation.quality <= first.evaluation.quality:
+    if first is not None and not guard.prefers(second.evaluation, first.evaluation):
         first = _with_notes(first, f"tried twice, the first was better; {tried}")
         return Outcome(stage, first, _failure(first, guard, rejected))
     second = _with_notes(second, f"tried twice, the second was better; {tried}", _changes(stage, gentler))
