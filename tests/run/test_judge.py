@@ -1,0 +1,146 @@
+"""What a metric over all answers hides: expected values from scikit-learn, or by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, mean_absolute_error, recall_score
+
+import tfopt
+from tfopt.run.checkpoint import Checkpoint
+from tfopt.run.guard import Guard
+from tfopt.training.class_weights import class_weights
+
+RNG = np.random.default_rng(0)
+
+
+def loaded(labels, **how):
+    part = (np.zeros((len(next(iter(labels.values())) if isinstance(labels, dict) else labels), 2), "float32"), labels)
+    return tfopt.load_data((part, part, part), **how)
+
+
+def judged(data, before, after, max_drop=0.05, **how):
+    """A guard that has seen the outputs `before`, and its evaluation of `after`."""
+    guard = Guard(data, max_drop, **how)
+    guard.accept(guard.evaluate(lambda x: before))
+    return guard, guard.evaluate(lambda x: after)
+
+
+def test_a_rare_class_that_is_lost():
+    y = (np.arange(200) % 25 == 0).astype("int64")  # 8 of 200
+    lost = np.eye(2)[np.where(np.arange(200) < 150, 0, y)]  # finds 2 of 8
+    guard, low = judged(loaded(y), np.eye(2)[y], lost)
+    assert low.metric == pytest.approx(194 / 200) and low.quality > 1 - 0.05
+    part = low.parts["balanced accuracy"]
+    assert part.metric == pytest.approx(balanced_accuracy_score(y, lost.argmax(1))) == pytest.approx((1 + 2 / 8) / 2)
+    assert guard.too_low(low) and guard.fails(low)
+    assert guard.compared(low) == (
+        "accuracy 0.9700 on 200 validation samples, 1.0000 before; balanced accuracy 0.6250, 1.0000 before"
+    )
+
+
+def test_a_rare_class_may_be_lost_by_chance():
+    y = (np.arange(50) % 25 == 0).astype("int64")  # 2 of 50
+    guard, low = judged(loaded(y), np.eye(2)[y], np.eye(2)[np.zeros(50, int)])
+    assert guard.too_low(low) and not guard.fails(low)
+
+
+def test_balanced_classes_have_no_parts():
+    y = np.arange(60) % 3
+    assert not Guard(loaded(y), 0.05).evaluate(lambda x: np.eye(3)[y]).parts
+
+
+def test_rare_labels_that_are_lost():
+    y = (RNG.random((300, 4)) < 0.05).astype("int32")
+    no = np.zeros(y.shape)
+    guard, low = judged(loaded(y), y * 1.0, no)
+    assert low.quality > 1 - 0.1
+    recalls = [recall_score(y[:, at], no[:, at], pos_label=value) for at in range(4) for value in (0, 1)]
+    assert low.parts["balanced accuracy"].metric == pytest.approx(np.mean(recalls)) == pytest.approx(0.5)
+    guard.max_drop = 0.2
+    assert guard.fails(low)
+
+
+def test_a_small_foreground_that_is_lost():
+    masks = np.zeros((30, 8, 8), "int64")
+    masks[:, 2, 3:5] = 1
+    data = tfopt.load_data(((masks[..., None].astype("float32"), masks),) * 3, task="segmentation")
+    found, lost = np.eye(2)[masks], np.eye(2)[np.zeros_like(masks)]
+    guard, low = judged(data, found, lost)
+    assert low.quality == pytest.approx(62 / 64)
+    assert low.parts["balanced accuracy"].metric == pytest.approx(0.5) and guard.fails(low)
+
+
+def test_a_small_value_beside_a_large_one():
+    y = np.stack([1000 * RNG.normal(size=100), 0.2 * RNG.normal(size=100)], 1).astype("float32")
+    ruined = y.copy()
+    ruined[:, 1] = y[:, 1].mean()
+    guard, low = judged(loaded(y), y + 0.001, ruined)
+    assert low.quality > 0.99
+    part = low.parts["mae of value 2 of 2"]
+    assert part.metric == pytest.approx(mean_absolute_error(y[:, 1], ruined[:, 1]), rel=1e-5)
+    assert part.quality == pytest.approx(0, abs=1e-6) and guard.fails(low)
+    worse = guard.evaluate(lambda x: ruined * [1, 0] + [0, 50])
+    assert worse.parts["mae of value 2 of 2"].quality == 0  # no worse than a guess
+
+
+def test_steps_of_a_forecast_are_judged_together():
+    series = RNG.normal(size=(200, 2)).cumsum(axis=0).astype("float32")
+    for columns, parts in ((series, 2), (series[:, 0], 0)):
+        data = tfopt.load_series(columns, window=8, horizon=4)
+        evaluation = Guard(data, 0.05).evaluate(lambda x, data=data: data.validation.y())
+        assert len(evaluation.parts) == parts
+
+
+def test_each_of_several_outputs():
+    kind, age = np.arange(100) % 4, np.arange(100, dtype="float32")
+    data = loaded({"kind": kind, "age": age})
+    poor, good = np.full((100, 1), 500.0), age[:, None]
+    guessing = np.eye(4)[np.where(np.arange(100) < 20, (kind + 1) % 4, kind)]
+    how = {"logits": {"kind": False, "age": False}}
+    guard, low = judged(data, [np.eye(4)[kind], poor], [guessing, good], **how)
+    assert guard.best.quality < low.quality  # the mean is better than before
+    assert guard.fails(low) and "accuracy of kind 0.8000, 1.0000 before" in guard.compared(low)
+    better = guard.evaluate(lambda x: [np.eye(4)[kind], good])
+    assert not guard.too_low(better)
+    guard.accept(better)
+    assert guard.fails(guard.evaluate(lambda x: [np.eye(4)[kind], poor]))
+
+
+def test_the_best_of_each_part_is_kept(tmp_path):
+    y = (np.arange(200) % 10 == 0).astype("int64")
+    data, guard = loaded(y), Guard(loaded(y), 0.05)
+    finds_all = np.eye(2)[np.where(np.arange(200) % 10 == 1, 1, y)]  # and 20 that are none: accuracy 0.9
+    guard.accept(guard.evaluate(lambda x: finds_all))
+    guard.accept(guard.evaluate(lambda x: np.eye(2)[np.where(np.arange(200) < 40, 0, y)]))  # accuracy 0.98
+    assert guard.best.metric == 0.98
+    expected = balanced_accuracy_score(y, finds_all.argmax(1))
+    assert expected > 0.9 and guard.best.parts["balanced accuracy"].metric == pytest.approx(expected)
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+
+    class Model:
+        def get_weights(self):
+            return [np.ones(2)]
+
+    checkpoint.save(Model(), [], best=guard.best)
+    found = checkpoint.load().best
+    assert found.parts.keys() == guard.best.parts.keys()
+    for name, part in found.parts.items():
+        kept = guard.best.parts[name]
+        assert (part.metric, part.quality) == (kept.metric, kept.quality)
+        np.testing.assert_array_equal(part.by_sample, kept.by_sample)
+    assert len(found.by_sample) == len(data.validation)
+
+
+def test_weights_of_classes_in_training_are_those_of_the_guard():
+    y = (np.arange(200) % 10 == 0).astype("int64")
+    data = loaded(y)
+    common = np.eye(2)[np.zeros(200, int)]  # accuracy 0.9, balanced 0.5
+    rare = np.eye(2)[np.where(np.arange(200) % 4 == 1, 1, y)]  # accuracy 0.75, finds all of class 1
+    weights = class_weights(tfopt.Training(class_weight="balanced"), data)
+    guard, evaluation = judged(data, common, rare, weights=weights)
+    assert guard.metric == "class-weighted accuracy" and not guard.too_low(evaluation) and not evaluation.parts
+    assert evaluation.metric == pytest.approx(balanced_accuracy_score(y, rare.argmax(1)))
+    plain, low = judged(data, common, rare)
+    assert plain.fails(low)
+    doubled = class_weights(tfopt.Training(class_weight={"1": 2.0}), data)
+    evaluation = Guard(data, 0.05, weights=doubled).evaluate(lambda x: common)
+    assert evaluation.metric == pytest.approx(180 / (180 + 2 * 20))
