@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+import tfopt
 from tfopt.data import load_data, load_series
-from tfopt.evaluate.chance import at_chance, tell_of_other_classes, worse_than_naive
+from tfopt.evaluate.chance import at_chance, only_guesses, tell_of_other_classes, worse_than_naive
+from tfopt.tasks import task_of
 from tfopt.tasks.metrics import guessing
 
 LABELS = np.arange(200) % 4
@@ -55,3 +57,36 @@ def test_forecasts_are_compared_with_the_naive_one():
     x, y = data.train.x(), data.train.y()
     windows = load_data((x, y), task="forecasting")  # nobody says which column is forecast
     assert worse_than_naive(windows, windows.test.y() + 9) is None
+
+
+def two_classes(rare=20, count=200):
+    labels = (np.arange(count) < rare).astype("int64")
+    return labels, task_of(tfopt.load_data(((np.zeros((count, 1), "float32"), labels),) * 3))
+
+
+def test_a_model_that_finds_a_rare_class_does_not_guess():
+    """Right as often as always answering the frequent class, 0.9: for 18 of 20 and 162 of 180."""
+    labels, task = two_classes()
+    chosen = np.where(np.arange(200) % 10 == 9, 1 - labels, labels)
+    assert (chosen == labels).mean() == 0.9 and only_guesses(task, labels, np.eye(2)[chosen], logits=False) is None
+    frequent = np.eye(2)[np.zeros(200, int)]
+    assert only_guesses(task, labels, frequent, logits=False) == ("accuracy", 0.9, 0.9)
+    by_chance = np.where(np.arange(200) % 10 == 9, 1, 0)  # 2 of 20, 18 of 180
+    made = only_guesses(task, labels, np.eye(2)[by_chance], logits=False)
+    assert made == ("accuracy", pytest.approx(164 / 200), 0.9)
+    assert only_guesses(task, labels, np.where(labels, np.nan, frequent[:, 0])[:, None], logits=False) is None
+
+
+def test_places_and_several_labels_that_are_always_the_usual_ones():
+    masks = np.zeros((40, 4, 4), "int64")
+    masks[:, 0, 0] = 1
+    images = np.zeros((40, 4, 4, 1), "float32")
+    task = task_of(tfopt.load_data(((images, masks),) * 3, task="segmentation"))
+    ground = np.eye(2)[np.zeros_like(masks)]
+    assert only_guesses(task, masks, ground, logits=False) == ("balanced accuracy", 0.5, 0.5)
+    assert only_guesses(task, masks, np.eye(2)[masks], logits=False) is None
+    labels = (np.arange(120).reshape(40, 3) % 8 == 0).astype("int32")
+    task = task_of(tfopt.load_data(((np.zeros((40, 1), "float32"), labels),) * 3))
+    half = pytest.approx(0.5)
+    assert only_guesses(task, labels, np.zeros((40, 3)), logits=False) == ("balanced accuracy", half, half)
+    assert only_guesses(task, labels, labels * 1.0, logits=False) is None

@@ -43,6 +43,14 @@ def test_classes_that_the_labels_do_not_show():
     assert data_warnings(data_of([20, 20]), 1000) == ["the labels show 2 of the model's 1,000 classes"]
 
 
+def test_parts_without_a_class():
+    only = RNG.normal(size=(10, 2)).astype("float32"), np.zeros(10, int)
+    said = data_warnings(data_of([20] * 6, test=only), 6)
+    assert said == [
+        "no test sample of class 1, class 2, class 3 and 2 more: whether the file knows it is not seen there"
+    ]
+
+
 def test_imbalance_and_rare_classes():
     said = data_warnings(data_of([90, 20, 3]), 3)
     assert said[0].startswith("imbalanced: 90 training samples of class 0, 3 of class 2; Training(class_weight=")

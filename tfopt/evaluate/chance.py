@@ -9,9 +9,14 @@ from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.data.windows import naive_forecast
-from tfopt.tasks import task_of
+from tfopt.tasks import Task, task_of
+from tfopt.tasks.balance import Asked
 from tfopt.tasks.metrics import guessing, wilson_interval
 from tfopt.tasks.scaling import TargetScale
+from tfopt.tasks.significance import LEVEL, is_guessing, paired_test
+
+_UNSURE = 0.1
+"""A balanced accuracy this far from that of a guess to 1 may be more than a guess on more samples."""
 
 
 def tell_of_other_classes(data: Dataset, outputs: ArrayLike, name: object) -> None:
@@ -48,6 +53,46 @@ def at_chance(before: float, after: float, labels: ArrayLike) -> bool:
     low_after, high_after = wilson_interval(round(after * count), count)
     chance = guessing(labels)
     return low_before > chance >= low_after and high_after < low_before
+
+
+def only_guesses(
+    task: Task, labels: np.ndarray, outputs: np.ndarray, *, logits: bool
+) -> tuple[str, float, float] | None:
+    """Return that `outputs` do no more than guess: their metric, and that of always answering what is most frequent.
+
+    A model that is right as often as a guess may still tell classes apart, as one does that was trained to find a rare
+    one: its balanced accuracy is above that of a guess. For places and for several labels only this counts, since most
+    of their answers are the usual ones.
+
+    Args:
+        task: of the output.
+        labels: of the samples, (N, ...).
+        outputs: for them, (N, ...).
+        logits: whether these are logits rather than probabilities.
+
+    Returns:
+        None if they do more, if that is unsure, or if there are no classes.
+    """
+    asked = Asked.by(task, labels)
+    if asked is None or not np.isfinite(outputs).all():
+        return None
+    alike = np.ones(asked.number)
+    share, often = (
+        float(found.mean())
+        for found in (asked.hits(task, outputs, alike, logits=logits), asked.hits_of_guess(task, alike))
+    )
+    if task.has_classes and not is_guessing(round(share * len(labels)), len(labels), often):
+        return None
+    balanced, guess = (
+        asked.hits(task, outputs, asked.balanced, logits=logits),
+        asked.hits_of_guess(task, asked.balanced),
+    )
+    if paired_test(balanced - guess) <= LEVEL:
+        return None
+    if task.has_classes:
+        return "accuracy", share, often
+    made, guessed = float(balanced.mean()), float(guess.mean())
+    return None if made - guessed > _UNSURE * (1 - guessed) else ("balanced accuracy", made, guessed)
 
 
 def worse_than_the_mean(data: Dataset, outputs: Any) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,19 @@ import numpy as np
 from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
 from tfopt.data.arrays_by_name import leaves
+from tfopt.data.predicting import outputs_for
 from tfopt.data.table import Table
-from tfopt.evaluate.chance import other_classes
+from tfopt.evaluate.chance import only_guesses, other_classes
 from tfopt.graph.variables import unchanged
-from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
+from tfopt.tasks.balance import IMBALANCED
 from tfopt.tasks.metrics import predicted_classes
 from tfopt.tasks.responses import are_logits
 from tfopt.tasks.significance import is_guessing
 
-# A class with this many times the samples of another one makes a data set imbalanced.
-IMBALANCED = 4
 # Fewer training samples per class than this leave too little for a validation part.
 FEW = 5
+_SHOWN = 3
 # Validation samples, and how many at once, that show whether a model knows the data.
 JUDGED_ON, BATCH = 200, 32
 GUESSES = "the model guesses"
@@ -46,7 +45,7 @@ def data_warnings(
     counts = np.bincount(_class_numbers(data, data.train), minlength=data.num_classes or 0)
     if data.labels == "sparse" and outputs > len(counts):
         found.append(f"the labels show {len(counts):,} of the model's {outputs:,} classes")
-    found += _counts(counts, data.class_names)
+    found += [*_counts(counts, data.class_names), *_missing(data, counts)]
     return [*found, *(guesses(data, predict, logits, learns=learns) if predict else [])]
 
 
@@ -134,6 +133,19 @@ def _counts(counts: np.ndarray, names: tuple[str, ...] | None) -> list[str]:
     return found
 
 
+def _missing(data: Dataset, counts: np.ndarray) -> list[str]:
+    """Warn of validation and test parts without a class of the training data: nobody sees whether it is lost."""
+    found = []
+    for name in ("validation", "test"):
+        there = np.bincount(_class_numbers(data, data.split(name)), minlength=len(counts))[: len(counts)]
+        missing = np.flatnonzero((counts > 0) & (there == 0))
+        if len(missing):
+            listed = ", ".join(_name(each, data.class_names) for each in missing[:_SHOWN])
+            more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+            found.append(f"no {name} sample of {listed}{more}: whether the file knows it is not seen there")
+    return found
+
+
 def _imbalanced(counts: np.ndarray) -> bool:
     present = counts[counts > 0]
     return len(present) > 1 and int(present.max()) >= IMBALANCED * int(present.min())
@@ -141,11 +153,14 @@ def _imbalanced(counts: np.ndarray) -> bool:
 
 def guesses(data: Dataset, predict: Any, logits: bool, *, learns: bool = False) -> list[str]:
     """Warn of a model that is no better than always predicting the most frequent class, or may not be."""
+    task, outputs = task_of(data), np.asarray(outputs_for(predict, data.validation))
     labels = _class_numbers(data, data.validation)
-    accuracy, count = Guard(data, None, logits=logits).evaluate(predict).metric, len(labels)
+    if not np.isfinite(outputs).all():
+        return []
+    accuracy, count = float((predicted_classes(outputs, logits=logits) == labels).mean()), len(labels)
     often = float(np.bincount(labels).max() / count)
-    found = False if math.isnan(accuracy) else is_guessing(round(accuracy * count), count, often)
-    if found is False:
+    found = is_guessing(round(accuracy * count), count, often)
+    if found is False or (found and only_guesses(task, data.validation.y(), outputs, logits=logits) is None):
         return []
     compared = (
         f"accuracy {accuracy:.4f} on {counted(count, 'validation sample')}, where always predicting the most frequent "

@@ -5,18 +5,22 @@ from typing import Any
 
 from tfopt.base.words import counted, metric_in_words
 from tfopt.data import Dataset
+from tfopt.data.arrays_by_name import rows
 from tfopt.errors import PromiseError
-from tfopt.evaluate.chance import at_chance, worse_than_naive, worse_than_the_mean
+from tfopt.evaluate.chance import at_chance, only_guesses, worse_than_naive, worse_than_the_mean
 from tfopt.evaluate.report import Row
 from tfopt.run.recipe import Recipe
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import guessing
-from tfopt.tasks.significance import is_guessing
 
 IF_GUESSING = (
     "Look at the rows of the report, train the stages for longer or with a smaller learning rate, or accept it with "
     "allow_drift=True (--allow-drift)."
 )
+
+
+JUDGED_ON = 5000
+"""Test samples that show whether a file has learned its classes."""
 
 
 def budget_missed(recipe: Recipe, rows: Sequence[Row]) -> str:
@@ -46,26 +50,35 @@ def guesses(data: Dataset, rows: Sequence[Row]) -> str:
     )
 
 
-def not_learned(data: Dataset, outputs: Any, row: Row | None) -> str:
+def not_learned(data: Dataset, outputs: Any, logits: Any, *, of_classes: bool = True) -> str:
     """Return that `outputs` of the file for the test part are no better than answers that need no model; else "".
 
-    `row` holds its metrics; None if something else has been said of its accuracy.
+    Args:
+        data: with the test part.
+        outputs: a list or dict of several.
+        logits: whether these are logits rather than probabilities; by output if there are several.
+        of_classes: also of outputs with classes; not if something else has been said of their accuracy.
     """
-    said = (at_most_guesses(data, row) if row else "", behind_the_mean(data, outputs), behind_naive(data, outputs))
-    return " ".join(filter(None, said))
+    guessed = at_most_guesses(data, outputs, logits) if of_classes else ""
+    return " ".join(filter(None, (guessed, behind_the_mean(data, outputs), behind_naive(data, outputs))))
 
 
-def at_most_guesses(data: Dataset, row: Row) -> str:
-    """Return that the file of `row` does no more than guess on the test part; "" if it does, or if that is unsure."""
-    if not task_of(data).has_classes:
+def at_most_guesses(data: Dataset, outputs: Any, logits: Any) -> str:
+    """Return that the file does no more than guess on the test part; "" if it does, or if that is unsure."""
+    task, chosen, said = task_of(data), data.test.spread(JUDGED_ON), []
+    if task.labels == "none":
         return ""
-    chance, accuracy, count = guessing(data.test.y()), row.metrics["accuracy"], len(data.test)
-    if accuracy is None or not is_guessing(round(accuracy * count), count, chance):
-        return ""
-    return (
-        f"The file has not learned its classes: its accuracy on {counted(count, 'test sample')} is {accuracy:.4f}, "
-        f"that of always predicting the most frequent class is {chance:.4f}."
-    )
+    labels, found = task.by_output(data.test.y(chosen)), task.by_output(outputs)
+    for name, one in task.by_task().items():
+        made = only_guesses(one, labels[name], rows(found[name], chosen), logits=logits[name] if name else logits)
+        if made:
+            metric, share, chance = made
+            said.append(
+                f"The file has not learned {f'the classes of {name}' if name else 'its classes'}: its {metric} on "
+                f"{counted(len(chosen), 'test sample')} is {share:.4f}, that of always predicting the most frequent "
+                f"class is {chance:.4f}."
+            )
+    return " ".join(said)
 
 
 def behind_naive(data: Dataset, outputs: Any) -> str:

@@ -1,7 +1,7 @@
 """The classes of the answers that labels ask for, by which rare ones count as much as frequent ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -9,6 +9,8 @@ from tfopt.tasks.metrics import predicted_classes, threshold
 from tfopt.tasks.multilabel import Multilabel
 from tfopt.tasks.task import Task
 
+_AT_ONCE = 2**20
+"""Answers that are compared together."""
 IMBALANCED = 4
 """A class with this many times the labels of another one makes labels imbalanced."""
 
@@ -31,11 +33,11 @@ class Asked:
         if isinstance(task, Multilabel):
             yes = np.asarray(labels).reshape(len(labels), -1) > 0.5
             kinds = 2 * (np.arange(yes.shape[1]) % labels.shape[-1])
-            return cls(kinds + yes, 2 * labels.shape[-1])
+            return cls((kinds + yes).astype(np.int32), 2 * labels.shape[-1])
         if not task.scores_classes:
             return None
-        numbers = np.asarray(labels).argmax(axis=-1) if task.labels == "one-hot" else np.asarray(labels, np.int64)
-        return cls(numbers.reshape(len(labels), -1), task.num_classes or 2)
+        numbers = np.asarray(labels).argmax(axis=-1) if task.labels == "one-hot" else np.asarray(labels)
+        return cls(numbers.reshape(len(labels), -1).astype(np.int32), task.num_classes or 2)
 
     @property
     def imbalanced(self) -> bool:
@@ -64,16 +66,27 @@ class Asked:
             weights: of the classes, (number,).
             logits: whether outputs are logits rather than probabilities.
         """
+
+        def answers(part: slice) -> np.ndarray:
+            if isinstance(task, Multilabel):
+                yes = np.asarray(outputs[part]).reshape(self.classes[part].shape) > threshold(logits=logits)
+                return self.classes[part] // 2 * 2 + yes
+            return predicted_classes(outputs[part], logits=logits).reshape(self.classes[part].shape)
+
+        return self._shares(answers, weights)
+
+    def hits_of_guess(self, task: Task, weights: np.ndarray) -> np.ndarray:
+        """Return what `hits` does for always answering the most frequent class, or for each label what is usual."""
+        counts = self._counts
         if isinstance(task, Multilabel):
-            yes = np.asarray(outputs).reshape(self.classes.shape) > threshold(logits=logits)
-            right = yes == (self.classes % 2).astype(bool)
-        else:
-            right = predicted_classes(outputs, logits=logits).reshape(self.classes.shape) == self.classes
-        each = weights[self.classes]
-        return np.asarray(len(each) * (each * right).sum(axis=1, dtype=np.float64) / each.sum(dtype=np.float64))
+            usual = np.arange(0, self.number, 2) + (counts[1::2] > counts[::2])
+            return self._shares(lambda part: usual[self.classes[part] // 2], weights)
+        return self._shares(lambda part: np.asarray(counts.argmax()), weights)
 
-
-def asked_by_each(task: Task, labels: Any) -> dict[str, Asked]:
-    """Return what the labels of each output of a model ask for, by output; those without classes are left out."""
-    found = {name: Asked.by(one, task.by_output(labels)[name]) for name, one in task.by_task().items()}
-    return {name: asked for name, asked in found.items() if asked is not None}
+    def _shares(self, answers: Callable[[slice], np.ndarray], weights: np.ndarray) -> np.ndarray:
+        """Return the weighted shares of right ones among the `answers` for each part of the samples."""
+        rows = max(1, _AT_ONCE // max(self.classes.shape[1], 1))
+        parts = [slice(start, start + rows) for start in range(0, len(self.classes), rows)]
+        right = [(weights[self.classes[part]] * (answers(part) == self.classes[part])).sum(axis=1) for part in parts]
+        total = float(self._counts @ weights)
+        return np.asarray(len(self.classes) * np.concatenate(right) / total, np.float64)
