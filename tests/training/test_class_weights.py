@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 import tfopt
 from tfopt.base.progress import Progress
@@ -166,6 +167,27 @@ def test_weights_decide_what_is_learned(kind):
     found = result.model.predict(x[:1], verbose=0)
     found = [float(np.mean(each)) for each in (found if isinstance(found, list) else [found])]
     np.testing.assert_allclose(found, [0.9, 0.5][: len(found)], atol=0.06)
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_the_epoch_that_finds_a_rare_class_is_kept(one_hot):
+    """A model that never says 1 has an accuracy of 0.9; one that finds 1 as often as 0 has about 0.77."""
+    rng, y = np.random.default_rng(0), np.repeat([0, 1], [180, 20])
+    labels = np.eye(2)[y] if one_hot else y
+    parts = [((rng.normal(size=(200, 1)) + 1.5 * y[:, None]).astype("float32"), labels) for _ in range(3)]
+    data = load_data(dict(zip(("train", "validation", "test"), parts, strict=True)))
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, activation="softmax")])
+    model.set_weights([np.zeros((1, 2)), np.array([3.0, 0.0])])
+    training = dataclasses.replace(BALANCED, learning_rate=0.2, batch_size=50)
+    result = tfopt.optimize(
+        model, tfopt.Recipe(stages=(tfopt.FineTune(epochs=6),), training=training), data, quiet=True
+    )
+    answers = result.model.predict(data.validation.x(), verbose=0).argmax(axis=1)
+    balanced = balanced_accuracy_score(y, answers)
+    assert balanced > 0.7 and (answers == y).mean() < 0.88
+    history = result.report.rows[1].history
+    assert history.values["val_accuracy"][history.kept - 1] == pytest.approx(balanced, abs=1e-5)
+    assert result.verdict.ok
 
 
 @pytest.mark.parametrize("one_hot", [True, False])

@@ -22,6 +22,7 @@ from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.backup import Backup
 from tfopt.training.best import Score, keep_best
+from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.distribution import Distribution
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
@@ -122,7 +123,7 @@ def train(
             fitted,
             batches,
             data,
-            objective=_objective(data, loss, fitted, spec, logits),
+            objective=_objective(data, loss, fitted, spec, logits, weighted=bool(training.class_weight)),
             training=training,
             epochs=epochs,
             progress=progress,
@@ -138,8 +139,8 @@ def train(
     model = _student(learner)
     _require_finite(model, label)
     if fitted is not learner:
-        learner.compile(**_objective(data, loss, learner, spec, logits))
-    validation, read = _validation(data), _reader(data)
+        learner.compile(**_objective(data, loss, learner, spec, logits, weighted=bool(training.class_weight)))
+    validation, read = _validation(data, training), _reader(data)
 
     def score() -> Score:
         return read(learner.evaluate(validation, verbose=0, return_dict=True))
@@ -232,16 +233,17 @@ def _reader(data: Dataset) -> Callable[..., Score]:
     )
 
 
-def _validation(data: Dataset, **how: Any) -> Any:
-    """Return batches of the validation part, whose samples all count alike."""
-    return without_weights(data.batches("validation", VALIDATION_BATCH, **how))
+def _validation(data: Dataset, training: Training, **how: Any) -> Any:
+    """Return batches of the validation part, whose samples count alike, or as their classes do in training."""
+    batches = without_weights(data.batches("validation", VALIDATION_BATCH, **how))
+    return class_weighted(batches, class_weights(training, data))
 
 
 def _arguments(batches: Any, data: Dataset, training: Training, distribution: Distribution) -> dict[str, Any]:
     """Return the arguments of `fit` about the data."""
     if distribution.strategy is None:
-        return {"batches": batches, "validation_data": _validation(data)}
-    validation = _validation(data, position=distribution.position())
+        return {"batches": batches, "validation_data": _validation(data, training)}
+    validation = _validation(data, training, position=distribution.position())
     return {
         "batches": distribution.spread(batches),
         "validation_data": distribution.spread(validation),
@@ -250,18 +252,20 @@ def _arguments(batches: Any, data: Dataset, training: Training, distribution: Di
     }
 
 
-def _objective(data: Dataset, loss: Any, learner: Any, labels: Any, logits: Any) -> dict[str, Any]:
-    """Return arguments of `compile`, where `labels` are the specs of a batch."""
-    task, model = task_of(data), _student(learner)
+def _objective(
+    data: Dataset, loss: Any, learner: Any, labels: Any, logits: Any, *, weighted: bool = False
+) -> dict[str, Any]:
+    """Return arguments of `compile`, where `labels` are the specs of a batch; the metrics may have its weights."""
+    task, model, which = task_of(data), _student(learner), "weighted_metrics" if weighted else "metrics"
 
     def metric(one: Task, spec: Any, output: Any, from_logits: bool) -> Any:
         return build_metric(one.keras_metric, spec.shape, output.shape, logits=from_logits)
 
     if not isinstance(loss, LossByOutput):
-        return {"loss": loss, "metrics": [metric(task, labels, model.outputs[0], logits)]}
+        return {"loss": loss, which: [metric(task, labels, model.outputs[0], logits)]}
     outputs = task.by_output(model.outputs)
     metrics = {name: metric(one, labels[name], outputs[name], logits[name]) for name, one in task.by_task().items()}
-    return {"loss": dict(loss.losses), "loss_weights": dict(loss.weights), "metrics": metrics}
+    return {"loss": dict(loss.losses), "loss_weights": dict(loss.weights), which: metrics}
 
 
 def _require_finite(model: Any, label: str) -> None:
