@@ -10,7 +10,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="tabular",
-    stages=(tfopt.FineTune(epochs=30), tfopt.Quantize(epochs=4, learning_rate=2e-4)),
+    stages=(tfopt.FineTune(epochs=30, min_steps=300), tfopt.Quantize(epochs=4, learning_rate=2e-4)),
     distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=2.0, weight=0.5),)),
     training=tfopt.Training(learning_rate=3e-3, batch_size=32),
 )
@@ -37,10 +37,11 @@ def example_model(data):
 
 
 def example_teacher(data):
-    """Return gradient-boosted trees, fitted to the training rows."""
+    """Return gradient-boosted trees, fitted to the training rows; of few rows, leaves may hold few."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    return HistGradientBoostingClassifier(random_state=0).fit(data.train.x(), data.train.y())
+    fewest = max(2, min(20, len(data.train) // 20))
+    return HistGradientBoostingClassifier(min_samples_leaf=fewest, random_state=0).fit(data.train.x(), data.train.y())
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def read_source(
     if table := table_files(source):
         return read_table(table, text=text, labels=labels, front_end=front_end, values=values)
     if text or labels:
+        _require_path(source)
         raise DataError(
             "Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels= (--text and --labels), got "
             f"{shortened(repr(source))}."
@@ -161,6 +162,12 @@ def raw_kind(source: Any) -> FileKind | str | None:
     return kind if (kind := kind_of(path)) is not IMAGES else None
 
 
+def _require_path(source: Any) -> None:
+    path = path_of(source)
+    if path is not None and not path.exists():
+        raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
+
+
 def _read_numbers(source: Any, steps: Steps | None, anomalies: bool) -> Parts:
     """Read images, numbers or, for a front end, raw samples in arrays."""
     if is_stream(source):
@@ -174,8 +181,7 @@ def _read_numbers(source: Any, steps: Steps | None, anomalies: bool) -> Parts:
         return read_digits()
     if path.is_dir():
         return read_folder(path, anomalies=anomalies)
-    if not path.exists():
-        raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
+    _require_path(source)
     if not is_npz(path):
         raise DataError(
             f"Expected a folder, a table (.csv, .tsv, .jsonl, .parquet) or a .npz file, got {path}; save arrays with "
