@@ -61,6 +61,15 @@ def test_a_run_that_passed_ends_with_its_metric(verdict, said, capsys):
     assert capsys.readouterr().out == said
 
 
+def test_a_metric_without_a_number_is_a_dash(capsys):
+    say_passed(Report({}, [row_of("original", {"mse": None}), row_of("file", {"mse": 0.25})]), Verdict())
+    say_passed(Report({}, [row_of("original", {"mse": 0.25}), row_of("file", {"mse": None})]), Verdict())
+    assert capsys.readouterr().out.splitlines() == [
+        "passed: MSE 0.2500 on the test samples, original -",
+        "passed: MSE - on the test samples, original 0.2500",
+    ]
+
+
 def row_of(step, metrics):
     return Row(
         step=step,

@@ -310,6 +310,7 @@ def from_arrays(folder, masks):
     [
         ([0, 1, 2, 255], r"values 0, 1, 2 and 255 in .*not labeled.*such as 0 or 3.*mask_values=\(0, 1, 2, 255\)"),
         ([0, 1, 255], "not labeled"),
+        ([0, 1, 254, 255], r"values 0, 1, 254 and 255 in .*such as 0 or 2; if 255"),
         ([0, 1, 5, 255], r"values 0, 1, 5 and 255 in .*not labeled.*such as 0 or 6.*mask_values=\(0, 1, 5, 255\)"),
         (list(range(0, 256, 3)), "got 86 values in .*smoothed"),
         (list(range(256)), "got 256 values in .*smoothed"),

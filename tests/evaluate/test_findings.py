@@ -120,6 +120,13 @@ def test_values_are_wrong_by_their_error():
     assert (found[0].label, found[0].predicted) == ("2", "5")
 
 
+def test_a_score_without_a_number_is_none():
+    inputs, values = np.zeros((2, 8, 8, 1), "uint8"), np.array([1.0, 2.0], "float32")
+    outputs, how = np.array([[np.inf], [2.5]]), task_of(some_data(inputs, values))
+    found, _ = worst_samples(np.arange(2), inputs, outputs, values, how, None, logits=False)
+    assert {each.number: each.score for each in found} == {0: None, 1: 0.5}
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "expected"),
     [

@@ -92,6 +92,17 @@ def test_a_report_json_makes_the_same_page(full_report):
     assert report_page(Report.from_json(report.to_json())) == report_page(report)
 
 
+@pytest.mark.parametrize("parts", [{}, {"classes": None}], ids=["classes", "values"])
+def test_a_score_without_a_number_is_a_dash(full_report, parts):
+    report = full_report()
+    (answers,) = report.findings.answers
+    worst = [dataclasses.replace(answers.worst[0], score=None)]
+    findings = dataclasses.replace(report.findings, answers=[dataclasses.replace(answers, worst=worst, **parts)])
+    report = dataclasses.replace(report, findings=findings)
+    assert "<span>-</span> <span>no. 7</span>" in report_page(report)
+    assert report_page(Report.from_json(report.to_json())) == report_page(report)
+
+
 @pytest.mark.parametrize(
     ("ok", "text", "tone", "word"),
     [(True, "", "good", "Passed"), (False, "Prune ended the run", "bad", "Failed"), (True, "too few", "", "Uncertain")],

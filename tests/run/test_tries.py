@@ -14,6 +14,7 @@ from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Evaluation, Guard
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
+from tfopt.run.verdicts import budget_missed
 from tfopt.stages.budget import Budget
 from tfopt.tflite.settings import FLOAT
 from tfopt.training.rate_finder import find_learning_rate
@@ -275,6 +276,21 @@ def test_a_budget_that_is_not_kept_is_a_verdict(data, monkeypatch):
     result = run(data, tfopt.Prune(final_sparsity=0.1, schedule="one-shot", epochs=0))
     assert not result.verdict.ok
     assert result.verdict.text.startswith(f"The file has {len(result.lite.data):,} bytes, more than max_bytes=10.")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ([{"accuracy": 0.9}, {"accuracy": 0.9}], ""),
+        ([{"accuracy": 0.9}, {"accuracy": None}], "The accuracy of the file"),
+        ([{"accuracy": None}, {"accuracy": 0.9}], "The accuracy of the model"),
+        ([{"rmse": 0.9}, {"rmse": None}], ""),
+    ],
+)
+def test_an_accuracy_without_a_number_breaks_a_budget(metrics, said):
+    recipe = tfopt.Recipe(stages=(tfopt.PostTraining(rounding="nearest", max_drop=0.01),))
+    rows = [SimpleNamespace(metrics=each, bytes=10) for each in metrics]
+    assert budget_missed(recipe, rows).startswith(said) and bool(budget_missed(recipe, rows)) == bool(said)
 
 
 def test_a_drop_is_finite():

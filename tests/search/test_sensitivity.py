@@ -192,6 +192,9 @@ def test_the_file_of_a_run_keeps_the_budget(model, data, names):
         (Budget(None, 100), (0.9, 0.9, 101), "101 bytes"),
         (Budget(0.05, 100), (0.9, 0.86, 100), None),
         (Budget(0.01, None), (None, None, 10), None),
+        (Budget(0.01, None), (0.9, float("nan"), 10), "accuracy of the file .* not a number"),
+        (Budget(0.01, None), (float("nan"), 0.9, 10), "accuracy of the model .* not a number"),
+        (Budget(None, 100), (0.9, float("nan"), 100), None),
     ],
 )
 def test_both_numbers_are_proved_on_the_file(budget, numbers, said):

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfopt.base.words import metric_in_words
+from tfopt.base.words import in_decimals, metric_in_words
 from tfopt.cli.command import say
 from tfopt.errors import OutputError, PromiseError, TfoptError
 
@@ -71,8 +71,9 @@ def say_passed(report: "Report", verdict: "Verdict") -> None:
     name = next(iter(metrics), None)
     if name is None:
         return
-    first = f", {report.rows[0].step} {report.rows[0].metrics[name]:.4f}" if name in report.rows[0].metrics else ""
-    say(f"passed: {metric_in_words(name)} {metrics[name]:.4f} on the test samples{first}")
+    original = report.rows[0]
+    first = f", {original.step} {in_decimals(original.metrics[name])}" if name in original.metrics else ""
+    say(f"passed: {metric_in_words(name)} {in_decimals(metrics[name])} on the test samples{first}")
 
 
 def written(out: Path) -> dict[str, Any]:

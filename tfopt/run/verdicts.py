@@ -1,5 +1,6 @@
 """What a verdict says about the finished file, beyond the guard of the stages."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,19 @@ def budget_missed(recipe: Recipe, rows: Sequence[Row]) -> str:
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget is None:
         return ""
-    before, after = (row.metrics.get("accuracy") for row in (rows[0], rows[-1]))
     try:
-        budget.require(before, after, rows[-1].bytes)
+        budget.require(_accuracy(rows[0]), _accuracy(rows[-1]), rows[-1].bytes)
     except PromiseError as error:
         return str(error)
     return ""
+
+
+def _accuracy(row: Row) -> float | None:
+    """Return the accuracy of a row, NaN if it has no number, which keeps no limit; None if the task has none."""
+    if "accuracy" not in row.metrics:
+        return None
+    value = row.metrics["accuracy"]
+    return math.nan if value is None else value
 
 
 def guesses(data: Dataset, rows: Sequence[Row]) -> str:

@@ -28,11 +28,12 @@ def require_classes(values: Sequence[int], what: str) -> None:
             "nearest pixel; if each value is a class, name all: load_data(..., mask_values=...)."
         )
     if largest == UNLABELED and len(rest) > 1:
+        unused = next(value for value in (rest[-1] + 1, *range(UNLABELED)) if value not in values)
         shown = ", ".join(map(str, rest[:5])) + (", ..." if len(rest) > 5 else "")
         raise DataError(
             f"Expected a class for each pixel, got the values {shown} and {UNLABELED} in {what}: {UNLABELED} usually "
             "stands for pixels that are not labeled, for which a model has no output. Give them a class in the masks, "
-            f"such as {rest[0]} or {rest[-1] + 1}; if {UNLABELED} is a class, name all values: load_data(..., "
+            f"such as {rest[0]} or {unused}; if {UNLABELED} is a class, name all values: load_data(..., "
             f"mask_values=({shown}, {UNLABELED}))."
         )
 

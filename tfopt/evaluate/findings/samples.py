@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tfopt.base.finite_json import finite
 from tfopt.base.words import metric_in_words
 from tfopt.evaluate.findings.classes import class_numbers, probabilities
 from tfopt.evaluate.findings.types import Sample
@@ -62,7 +63,7 @@ def worst_samples(
             image=thumbnail(inputs[at], low, high),
             label=said.label(at) if anomalous is None else ("anomaly" if anomalous[at] else "normal"),
             predicted=said.answer(at),
-            score=round(float(abs(scores[at])), 4),
+            score=finite(round(float(abs(scores[at])), 4)),
         )
         for at in worst
     ]
