@@ -33,7 +33,7 @@ def stated_beside(path: Any) -> FrontEnd | None:
     if not isinstance(path, str | Path):
         own = getattr(path, "preprocessing", None)
         return own if isinstance(own, FrontEnd) else None
-    return _made_of(path, "preprocessing", _front_end)
+    return read_beside(path, "preprocessing", _front_end)
 
 
 def mask_values_beside(places: Iterable[Any]) -> tuple[int, ...] | None:
@@ -46,7 +46,7 @@ def mask_values_beside(places: Iterable[Any]) -> tuple[int, ...] | None:
         DataError: the statement cannot be read.
     """
     paths = (place for place in places if isinstance(place, str | Path))
-    found = (_made_of(path, "mask_values", _mask_values) for path in paths)
+    found = (read_beside(path, "mask_values", _mask_values) for path in paths)
     return next((values for values in found if values is not None), None)
 
 
@@ -59,7 +59,7 @@ def _mask_values(stated: Any, folder: Path) -> tuple[int, ...]:
     return checked_values(stated)
 
 
-def _made_of(path: str | Path, key: str, make: Callable[[Any, Path], _Made | None]) -> _Made | None:
+def read_beside(path: str | Path, key: str, make: Callable[[Any, Path], _Made | None]) -> _Made | None:
     """Return what `make` makes of a statement in a `data.json` and its folder; None if there is none."""
     file = Path(path)
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tfopt.base.annotations import annotations
@@ -16,8 +17,18 @@ from tfopt.data.folder import holds_masks
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.ids import check_ids
 from tfopt.data.names import named_as
-from tfopt.data.sources import has_columns, has_images_to_decode, holds_raw_arrays, path_of, raw_kind, shadowed_note
+from tfopt.data.sources import (
+    TABLE,
+    has_columns,
+    has_images_to_decode,
+    holds_raw_arrays,
+    path_of,
+    raw_kind,
+    shadowed_note,
+)
+from tfopt.data.stated_series import series_beside, stated_windows
 from tfopt.data.unlabeled import unlabeled
+from tfopt.tasks import Forecasting
 
 HELD_OUT = 0.2
 """The share of samples without labels on which a file is proven, not calibrated."""
@@ -42,7 +53,7 @@ def data_for(
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
 
     Without `preprocessing`, samples are fed as a `data.json` beside the model says, if there is one; it also says which
-    values of masks are which classes.
+    values of masks are which classes, and which windows of a series in a table a model that forecasts takes.
 
     Args:
         model: a Keras model or a `LiteModel`.
@@ -74,9 +85,13 @@ def data_for(
         places.insert(0, own)
     if mask_values is None and (path := path_of(source)) and path.is_dir() and holds_masks(path):
         options["mask_values"] = mask_values_beside(places)
+    asked = text or labels or is_raw_front_end(preprocessing) or task not in (None, Forecasting.kind)
+    series, said = (None, "") if asked or raw_kind(source) != TABLE else series_beside(places)
     stated, note = raw_front_end_for(places, preprocessing)
     is_raw = has_columns(source) or holds_raw_arrays(source)
-    if is_raw_front_end(preprocessing) or raw_kind(source) or own.preprocessing or (stated and is_raw):
+    if series:
+        data, note = stated_windows(Path(source), series, limit), said
+    elif is_raw_front_end(preprocessing) or raw_kind(source) or own.preprocessing or (stated and is_raw):
         data = load_data(source, preprocessing=stated or preprocessing, **options)
         check_front_end(data, own.preprocessing)
         note = note or f"{data.preprocessing.describe()}, from these data: no data.json beside the model says otherwise"

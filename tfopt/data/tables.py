@@ -13,7 +13,15 @@ import numpy as np
 
 from tfopt.base.narrowing import check_float32
 from tfopt.base.words import counted
-from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in, plain_numbers, rewritten
+from tfopt.data.cells import (
+    are_dates,
+    are_numbers,
+    as_numbers,
+    as_texts,
+    number_in,
+    plain_numbers,
+    rewritten,
+)
 from tfopt.data.columns import Columns
 from tfopt.data.delimited import MISSING, PADDED
 from tfopt.data.folder import PART_NAMES
@@ -27,6 +35,7 @@ from tfopt.errors import DataError
 MOST_INTEGERS = 50
 """Labels of more different integers are values."""
 _SHOWN = 5
+_SERIES = " If each row is a step of a series, cut windows from it: load_series(..., window=...) (tfopt run --window)."
 _USUAL = ("label", "labels", "target", "class", "category", "y")
 """Names of columns of labels."""
 _PADDED = re.compile(PADDED)
@@ -237,9 +246,15 @@ def _column(columns: Columns, name: str, files: TableFiles, option: str) -> np.n
         ordered = _nearest_first(name, columns, _USUAL if option == "labels" else ())
         raise DataError(
             f"Expected a column {name!r} in {files}, got {_some(ordered)}; name the one that is meant: {option}= "
-            f"(--{option})."
+            f"(--{option}).{_SERIES if _may_be_series(columns) else ''}"
         )
     return columns[name]
+
+
+def _may_be_series(columns: Columns) -> bool:
+    """Return whether all columns are numbers or dates, as those of a series are."""
+    texts = [as_texts(cells) for cells in columns.values() if cells.dtype == object]
+    return all(are_numbers(each) or are_dates(each) for each in texts)
 
 
 def _nearest_first(name: str, columns: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from tfopt.base.files import output_folder, write_atomically
 from tfopt.base.finite_json import json_text
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import map_arrays
+from tfopt.data.stated_series import series_of
 from tfopt.errors import ModelError
 from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report
@@ -136,5 +137,6 @@ def described(data: Dataset) -> dict[str, Any]:
         "preprocessing": data.preprocessing.to_dict(),
         "class_names": list(data.class_names) if data.class_names else None,
         "mask_values": list(data.mask_values) if data.mask_values else None,
+        "series": series_of(data),
         "fingerprint": data.fingerprint,
     }
