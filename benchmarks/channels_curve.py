@@ -65,7 +65,8 @@ def run(
         tfopt.load_model(model), KEPT.with_suffix(".tflite"), export, representative_data=dataset
     )
     KEPT.with_suffix(".tflite").unlink()
-    times = interleaved_times([original, result.lite], dataset.test.x(slice(0, 1)), rounds=ROUNDS, runs=RUNS)
+    samples = [dataset.test.x(slice(0, 1))] * 2
+    times = interleaved_times([original, result.lite], samples, rounds=ROUNDS, runs=RUNS)
     first, *_, tuned_row, last = result.report.rows
     return {
         "accuracy": last.metrics["accuracy"],

@@ -14,6 +14,7 @@ from tfopt.data.arrays_by_name import Arrays, refuse_masked
 from tfopt.data.collected import Samples
 from tfopt.data.parts import Parts
 from tfopt.data.split import NAMES
+from tfopt.data.stored import RowsOnDisk
 from tfopt.data.streams import Steps, is_stream, read_stream, steps_by_part, stream_notes
 from tfopt.data.text import as_strings
 from tfopt.errors import DataError
@@ -183,7 +184,8 @@ def _arrays(name: str, values: Any, *, beside: Any) -> Arrays:
         return {str(key): _array(f"{name} {key!r}", value) for key, value in values.items()}
     if (samples := _samples_of_each(values)) and samples != len(values) and samples in _counts(beside):
         return {str(number): _array(f"{name} {number}", value) for number, value in enumerate(values)}
-    return _array(name, values)
+    found: Arrays = _array(name, values)
+    return found
 
 
 def _samples_of_each(values: Any) -> int:
@@ -203,7 +205,9 @@ def _counts(values: Any) -> set[int]:
     return {len(values), _samples_of_each(values)} if hasattr(values, "__len__") else set()
 
 
-def _array(name: str, values: Any) -> np.ndarray:
+def _array(name: str, values: Any) -> Any:
+    if isinstance(values, RowsOnDisk):  # of a stream that was read before
+        return values
     refuse_masked(name, values)
     try:
         array = np.asarray(values)

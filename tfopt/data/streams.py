@@ -51,6 +51,19 @@ def read_stream(name: str, source: Any, steps: int | None = None) -> Samples:
     return read_tf_data(name, source, steps) if is_tf_data(source) else read_batches(name, source, steps)
 
 
+def in_arrays(source: Any) -> dict[str, Any]:
+    """Return a stream, or a dict in which some parts are, as a dict of parts that are arrays: each stream is read once.
+
+    Raises:
+        DataError: as `read_stream`.
+    """
+    parts = {"train": source} if is_stream(source) else source
+    return {
+        name: tuple(side for side in read_stream(name, part) if side is not None) if is_stream(part) else part
+        for name, part in parts.items()
+    }
+
+
 def is_tf_data(source: Any) -> bool:
     """Return whether `source` is a tf.data.Dataset, without importing TensorFlow."""
     return hasattr(source, "element_spec") and hasattr(source, "cardinality")

@@ -16,7 +16,7 @@ from tfopt.base.renamed import renamed_arguments
 from tfopt.base.words import in_decimals, metric_in_words, shortened
 from tfopt.base.worker import DiedError
 from tfopt.data import Dataset
-from tfopt.data.for_model import measurable
+from tfopt.data.compared import datasets_for
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.ids import check_input_ids
 from tfopt.data.predicting import outputs_for
@@ -75,19 +75,19 @@ def benchmark_files(
 
     Raises:
         ModelError: a file that cannot be run; with `data`, files that take inputs of different shapes.
-        DataError: data that does not fit.
+        DataError: data that does not fit; test samples or tasks that differ between the files.
     """
     lites = [lite_of(file, threads=threads, allow_unsafe=allow_unsafe) for file in files]
-    samples = None
+    samples: list[Any] = [None] * len(lites)
     metrics: list[dict[str, float]] = [{} for _ in lites]
     if data is not None:
         shapes = {str(file): [port.shape[1:] for port in lite.inputs] for file, lite in zip(files, lites, strict=True)}
         if any(each != shapes[str(files[0])] for each in shapes.values()):
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
-        for number, (file, lite) in enumerate(zip(files, lites, strict=True)):  # each is fed as it says
-            dataset = measurable(lite, data, preprocessing=preprocessing, limit=limit, beside=(file, lite))
-            metrics[number] = measured_on(lite, dataset, file)[1]
-            samples = dataset.test.x(slice(0, 1))
+        datasets = datasets_for(files, lites, data, preprocessing=preprocessing, limit=limit)  # each is fed as it says
+        for number, dataset in enumerate(datasets):
+            metrics[number] = measured_on(lites[number], dataset, files[number])[1]
+            samples[number] = dataset.test.x(slice(0, 1))
     milliseconds = interleaved_times(lites, samples, rounds=rounds)
     return [
         Measured(
@@ -95,7 +95,7 @@ def benchmark_files(
             finite(metrics[number]),
             lite.size,
             lite.deflated,
-            lite.macs(samples),
+            lite.macs(samples[number]),
             float(np.median(milliseconds[number])),
             float(np.percentile(milliseconds[number], 90)),
             speedup(milliseconds[0], milliseconds[number]),

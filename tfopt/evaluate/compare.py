@@ -10,7 +10,7 @@ from tfopt import models
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.words import metric_in_words
 from tfopt.data import Dataset
-from tfopt.data.for_model import measurable
+from tfopt.data.compared import datasets_for
 from tfopt.data.front_end import FrontEnd
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of, measured_on
@@ -39,7 +39,7 @@ def compare_files(
 
     Raises:
         ModelError: a file that cannot be run; inputs of different shapes.
-        DataError: data that does not fit.
+        DataError: data that does not fit; test samples or tasks that differ between the files.
     """
     from rich.table import Table
 
@@ -49,19 +49,19 @@ def compare_files(
         raise ModelError(
             f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
         )
-    datasets = [  # each is fed as it says
-        measurable(file, data, preprocessing=preprocessing, limit=limit, beside=(path, file))
-        for path, file in zip((a, b), files, strict=True)
-    ]
-    found = [measured_on(*each) for each in zip(files, datasets, (a, b), strict=True)]
+    paths, found, samples, fed = (a, b), [], [], []
+    for path, file, dataset in zip(
+        paths, files, datasets_for(paths, files, data, preprocessing=preprocessing, limit=limit), strict=True
+    ):  # each is fed as it says
+        found.append(measured_on(file, dataset, path))
+        samples.append(dataset.test.x(slice(0, 1)))
+        fed.append(dataset.preprocessing.describe())
     predictions, metrics = zip(*found, strict=True)
-    dataset = datasets[0]
-    sample = dataset.test.x(slice(0, 1))
-    times, macs = interleaved_times(files, sample), [file.macs(sample) for file in files]
-    fed = " and ".join(dict.fromkeys(each.preprocessing.describe() for each in datasets))
-    table = Table(title=f"{len(dataset.test):,} test samples, {fed}", title_justify="left")
+    times = interleaved_times(files, samples)
+    macs = [file.macs(sample) for file, sample in zip(files, samples, strict=True)]
+    table = Table(title=f"{len(dataset.test):,} test samples, {' and '.join(dict.fromkeys(fed))}", title_justify="left")
     table.add_column("")
-    for path in (a, b):
+    for path in paths:
         as_file = "" if models.kind(path) == "tflite" else " (as a float .tflite)"
         table.add_column(f"{path}{as_file}", justify="right", overflow="fold")
     for name in metrics[0]:

@@ -223,7 +223,7 @@ def measured_row(
     kernels = [weight.values for weight in lite.weights()]
     parameters, sample = parameters_of(lite), data.test.x(slice(0, 1))
     files = [lite] if original is None else [lite, original]
-    times = interleaved_times(files, sample, runs=LATENCY_RUNS) if latency else []
+    times = interleaved_times(files, [sample] * len(files), runs=LATENCY_RUNS) if latency else []
     return Row(
         step=step,
         metrics={**task_of(data).measured(predictions, data.test, logits=logits)},

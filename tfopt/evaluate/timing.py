@@ -12,20 +12,25 @@ ROUNDS, RUNS = 5, 50
 
 
 def interleaved_times(
-    files: Sequence[LiteModel], x: Inputs | None = None, *, rounds: int = ROUNDS, runs: int = RUNS
+    files: Sequence[LiteModel],
+    samples: Sequence[Inputs | None] | None = None,
+    *,
+    rounds: int = ROUNDS,
+    runs: int = RUNS,
 ) -> list[NDArray[np.float64]]:
     """Time all `files` in each of the rounds: A B C A B C ...
 
     Args:
         files: to time.
-        x: samples that all of them take, of which the first is used; None for random numbers.
+        samples: for each file, inputs of which the first sample is used; None for random numbers.
         rounds: of all files.
         runs: timed invocations of a file in a round.
 
     Returns:
         For each file, milliseconds of one invocation, (rounds, runs).
     """
-    found = [[file.times(x, runs=runs) for file in files] for _ in range(rounds)]
+    fed = list(zip(files, samples or [None] * len(files), strict=True))
+    found = [[file.times(sample, runs=runs) for file, sample in fed] for _ in range(rounds)]
     return [np.stack(column) for column in zip(*found, strict=True)]
 
 
