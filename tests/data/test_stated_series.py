@@ -82,7 +82,7 @@ def test_other_uses_of_the_table_stay(folder, tmp_path):
     data = data_for(model, folder / "load.csv", labels="square", beside=beside, quiet=True)
     assert data.input_shape != (4, 2) and data.forecast_columns is None
     (tmp_path / "data.json").write_text('{"series": {"window": 4}}')  # of somebody else
-    with pytest.raises(DataError, match=r"column 'label' .* step of a series, .*load_series\(.*--window\)\.$"):
+    with pytest.raises(DataError, match=r"column 'label' .* step of a series, .*load_series\(.*\(--window\)\.$"):
         data_for(model, folder / "load.csv", beside=[tmp_path], quiet=True)
     (tmp_path / "words.csv").write_text("name,size\na,1\nb,2\n")
     with pytest.raises(DataError, match=r"column 'label' .* \(--labels\)\.$"):

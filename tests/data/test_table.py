@@ -313,11 +313,14 @@ def test_other_bad_input(table, tmp_path):
     many = write(tmp_path / "many.csv", "a,b,c,d,e,f,Target,prize", ["1,2,3,4,5,6,7,8"] * 30)
     for wanted, shown in (
         ({"labels": "target"}, "'target' in .*, got Target, a, b, c, d and 3 more"),
-        ({}, "'label' in .*, got Target, a, b"),
         ({"labels": "price"}, "'price' in .*, got prize, Target, a"),
     ):
         with pytest.raises(DataError, match=f"{shown}.*: labels= .--labels.[.]$"):
             load_data(many, **wanted)
+    with pytest.raises(
+        DataError, match=r"'label' in .*, got Target, a, b.*--labels., or, .* series, .* .--window.[.]$"
+    ):
+        load_data(many)
     with pytest.raises(DataError, match=r"got a list of 2 dicts, the rows of a table\. Write .*to_csv"):
         load_data([{"age": 3, "kind": "a"}, {"age": 4, "kind": "b"}])
     with pytest.raises(DataError, match="most_categories of 1 or more"):

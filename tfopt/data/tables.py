@@ -35,7 +35,7 @@ from tfopt.errors import DataError
 MOST_INTEGERS = 50
 """Labels of more different integers are values."""
 _SHOWN = 5
-_SERIES = " If each row is a step of a series, cut windows from it: load_series(..., window=...) (tfopt run --window)."
+_SERIES = ", or, if each row is a step of a series, cut windows from it: load_series(..., window=...) (--window)"
 _USUAL = ("label", "labels", "target", "class", "category", "y")
 """Names of columns of labels."""
 _PADDED = re.compile(PADDED)
@@ -246,7 +246,7 @@ def _column(columns: Columns, name: str, files: TableFiles, option: str) -> np.n
         ordered = _nearest_first(name, columns, _USUAL if option == "labels" else ())
         raise DataError(
             f"Expected a column {name!r} in {files}, got {_some(ordered)}; name the one that is meant: {option}= "
-            f"(--{option}).{_SERIES if _may_be_series(columns) else ''}"
+            f"(--{option}){_SERIES if name == Table().labels and _may_be_series(columns) else ''}."
         )
     return columns[name]
 
