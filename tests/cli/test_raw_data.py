@@ -81,3 +81,24 @@ def test_a_network_that_does_not_fit_the_data_is_an_error(folder):
     done = tfopt_command("run", "recipe.py", "--data", "wide.npz", "--out", "out")
     assert done.exit_code == 2
     assert "builds no network for samples of shape (5,) and the task 'classification'" in " ".join(done.output.split())
+
+
+def test_settings_of_texts_are_those_of_the_input(folder):
+    columns = ["--text", "review", "--labels", "stars", "--quiet"]
+    run = ["run", "recipe.py", "--data", "reviews.csv", *columns]
+    done = tfopt_command(*run, "--input", "ngrams=2", "--input", "length=6", "--out", "out")
+    assert done.exit_code in (0, 1), done.output
+    about = json.loads((folder / "out" / "data.json").read_text())
+    assert about["input_shape"] == [6] and about["preprocessing"]["ngrams"] == 2
+    words = (folder / "out" / "vocabulary.txt").read_text().splitlines()
+    assert "so good" in words
+    for more, said in (
+        (["--input", "size=6"], "as SETTING=VALUE"),
+        (["--input", "length=6", "--preprocessing", "unit"], "Give one of them"),
+        (["--input", "length=6", "--window", "3"], "Expected no --text and --labels and --input beside --window"),
+        (["--input", "length=6", "--model", "out/model.keras"], "was trained on texts as int32 ids of 6 tokens"),
+    ):
+        done = tfopt_command(*run, *more, "--out", "none")
+        assert done.exit_code == 2 and said in " ".join(done.output.split()), done.output
+    done = tfopt_command("run", "recipe.py", "--input", "length=6", "--out", "none")
+    assert done.exit_code == 2 and "give them with --data" in done.output

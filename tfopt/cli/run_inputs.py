@@ -1,7 +1,7 @@
 """The model, data and teacher of a run: those that the command line names, or the recipe's examples."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ class Named:
     horizon: int | None
     targets: tuple[str, ...] | None
     preprocessing: str | None
+    settings: tuple[str, ...]
     limit: int | None
     teacher: tuple[str, ...]
     teacher_classes: tuple[Path, ...]
@@ -54,6 +55,34 @@ class Named:
         """How to read the data: arguments of `load_data`."""
         names = ("preprocessing", "limit", "text", "labels", "task", "mask_values")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def given(self) -> str:
+        """The options that say how to read the data, in words; "" for none."""
+        options = {**self.reading, "input": self.settings or None}
+        return " and ".join(f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None)
+
+    def front_end(self, places: Sequence[Any] = ()) -> dict[str, Any]:
+        """Return the front end that --input makes, as an argument of `load_data`; {} without the option.
+
+        Raises:
+            RecipeError: there are no --data, --preprocessing is given, too, or a data.json beside one of `places`
+                states a front end, with which the model was trained.
+            DataError: as `front_end_of`.
+        """
+        if not self.settings:
+            return {}
+        if not self.data:
+            raise RecipeError("--input says how to read the data: give them with --data.")
+        if self.preprocessing:
+            raise RecipeError("--preprocessing is for images, --input for other samples. Give one of them.")
+        from tfopt.data.beside import raw_front_end_beside
+        from tfopt.data.front_end_settings import front_end_of
+
+        stated, said = raw_front_end_beside(places)
+        if stated:
+            raise RecipeError(f"--input is for new models, but this one was trained on {said}. Leave it out.")
+        return {"preprocessing": front_end_of(self.settings, self.data)}
 
     def series(self) -> "Dataset | None":
         """Return the windows of the series that --data names; None unless --window makes it one.
@@ -67,8 +96,8 @@ class Named:
             return None
         if not self.data:
             raise RecipeError("--window cuts a series: give the table that holds it with --data.")
-        if given := _options_of(self.reading):
-            raise RecipeError(f"Expected no {given} beside --window: a series has columns of numbers alone.")
+        if self.given:
+            raise RecipeError(f"Expected no {self.given} beside --window: a series has columns of numbers alone.")
         from tfopt.data import load_series
 
         return load_series(self.data, window=self.window, horizon=self.horizon or 1, targets=self.targets)
@@ -118,21 +147,32 @@ def _given(named: Named, recipe: "Recipe", file: Path | None, progress: "Progres
     model = model_from(named.model, allow_unsafe=named.allow_unsafe)
     transfer = recipe.transfer
     shape = transfer.input_shape if transfer else None
+    places = [] if transfer else [named.model, recipe, file]  # a transfer looks for itself
+    front_end = named.front_end(places)
     data = data_of_run(
         model,
         recipe,
         named.series() or named.data or "digits",
-        **named.reading,
+        **(named.reading | front_end),
         input_shape=shape,
-        beside=[] if transfer else [named.model, recipe, file],  # a transfer looks for itself
+        beside=places,
         quiet=progress.console.quiet,
         listeners=progress.listeners,
     )
+    _require_read(data, front_end)
     if transfer and named.preprocessing is None:
         data, said = choose_preprocessing(model, data, shape, getattr(transfer, "layer", None))
         for line in said:
             progress.say(line)
     return model, data
+
+
+def _require_read(data: "Dataset", front_end: dict[str, Any]) -> None:
+    """Raise `DataError` if the front end that was to read `data`, if there is one, did not."""
+    from tfopt.data.front_end_settings import require_read
+
+    for each in front_end.values():
+        require_read(data.preprocessing, each)
 
 
 def _require_digits(file: Path) -> None:
@@ -187,7 +227,9 @@ def _examples(
     source = named.series() or named.data or (examples.data() if examples.data else "digits")
     if isinstance(source, Dataset):
         _require_no_reading(named)
-    data, wanted = load_data(source, **named.reading), not named.teacher
+    front_end, wanted = named.front_end(), not named.teacher
+    data = load_data(source, **(named.reading | front_end))
+    _require_read(data, front_end)
     if examples.model:
         model = _of_recipe(examples.model, data)
         return model, data, examples.teacher(data) if examples.teacher and wanted else None
@@ -233,13 +275,8 @@ def explained_digits(named: Named) -> Iterator[None]:
 
 def _require_no_reading(named: Named) -> None:
     """Raise RecipeError for options that say how to read data: the recipe provides a Dataset that is already loaded."""
-    if given := _options_of(named.reading):
+    if named.given:
         raise RecipeError(
-            f"Expected no {given}: the recipe provides a Dataset that is already loaded. Leave this out, or give "
+            f"Expected no {named.given}: the recipe provides a Dataset that is already loaded. Leave this out, or give "
             "--data."
         )
-
-
-def _options_of(reading: dict[str, Any]) -> str:
-    """Return the options of the arguments that are given, in words; "" for none."""
-    return " and ".join(f"--{name.replace('_', '-')}" for name, value in reading.items() if value is not None)

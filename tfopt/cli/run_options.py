@@ -45,6 +45,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="What the labels mean, where they leave it open: classification, multilabel, regression, "
                           "segmentation or forecasting; with reconstruction the inputs are the targets, and labels say "
                           "which samples are anomalies."),
+        click.option("--input", "settings", metavar="SETTING=VALUE", multiple=True,
+                     help="Change how texts, recordings or rows of a table become inputs of a new model, e.g. "
+                          "ngrams=2, mels=40 or most_categories=20; see tfopt.inputs for all. Can be repeated."),
         click.option("--mask-values", metavar="VALUE,VALUE,...", callback=_integers,
                      help="The values of masks in a folder, by class, e.g. 0,255 (default: what a data.json beside the "
                           "model says, else all values in the masks)."),
