@@ -16,7 +16,7 @@ from tfopt.base import keras_compat
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import for_model
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError
-from tfopt.run import optimize
+from tfopt.run import rows as run_rows
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write import export
@@ -148,12 +148,12 @@ def run(digits, trained):
         return MEASURED_ROW(step, lite, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimize, "measured_row", spy)
+        patch.setattr(run_rows, "measured_row", spy)
         result = tfopt.optimize(model, RECIPE, digits, quiet=True)
     return {"result": result, "files": files, "before": before, "flags": flags, "environment": environment}
 
 
-MEASURED_ROW = optimize.measured_row
+MEASURED_ROW = run_rows.measured_row
 
 
 @pytest.fixture(scope="module")
