@@ -220,6 +220,32 @@ def test_a_resumed_run_compares_with_the_best_of_all_stages(data, tmp_path, monk
     )
 
 
+def test_few_samples_are_said_also_where_a_run_began_with_an_untrained_model(data, monkeypatch):
+    """2, 12, 9 and 9 right of 12: far better than at first, and a drop from the best that chance may explain."""
+    pruned = tfopt.Prune(final_sparsity=0.1, schedule="one-shot", epochs=0, retry="never")
+    data = tfopt.load_data(((X, Y), (X[:12], Y[:12]), (X, Y)))
+    monkeypatch.setattr("tfopt.run.prepare.data_warnings", lambda *_, **__: [])
+
+    def verdict(*answers):
+        left = iter(answers)
+
+        def scripted(guard, predict):
+            by_sample = (np.arange(12) < next(left)).astype(float)
+            return Evaluation(float(by_sample.mean()), float(by_sample.mean()), by_sample)
+
+        monkeypatch.setattr(Guard, "evaluate", scripted)
+        recipe = tfopt.Recipe(stages=(pruned,) * 2, export=FLOAT)
+        return tfopt.optimize(nearest(), recipe, data, quiet=True).verdict
+
+    fell = verdict(2, 12, 9, 9)
+    assert fell.ok and fell.text.startswith(
+        "The file may have fallen: accuracy 0.7500 on 12 validation samples, 1.0000 before; chance explains so few. "
+        "12 validation samples are too few to tell a drop of 0.05"
+    )
+    kept = verdict(2, 12, 12, 12)
+    assert kept.ok and "too few" not in kept.text
+
+
 def test_the_best_evaluation_comes_back_or_is_an_error(tmp_path):
     weights = SimpleNamespace(get_weights=lambda: [np.ones(2)])
     checkpoint = Checkpoint(tmp_path / "run.npz", "key")

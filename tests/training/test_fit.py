@@ -345,6 +345,20 @@ def test_augmentation_that_changes_nothing_for_the_model_is_kept():
     assert "augmented with horizontal_flip=True" in notes[0]
 
 
+def test_a_model_that_finds_a_rare_class_judges_augmentation():
+    """40 images, 4 of class 1: right on 36, as always answering 0 would be, but on all 4 of class 1."""
+    x, halves = pictures("half")
+    x = np.concatenate([x[halves == 0][:36], x[halves == 1][:4]])
+    y = np.repeat([0, 1], [36, 4])
+    x[:4] = x[36:]  # 4 of class 0 look like class 1
+    part = x, y
+    data = tfopt.load_data((part, part, part))
+    flipped, notes = choose_augmentation(judge("half").predict, tfopt.Training(horizontal_flip=True), data)
+    assert flipped is None and "has 0.056 on images changed this way, 0.944 on unchanged" in notes[0]  # 32/36, 4/36
+    never, notes = choose_augmentation(lambda x: np.eye(2)[[0] * len(x)], tfopt.Training(horizontal_flip=True), data)
+    assert never.horizontal_flip and "is no better than chance (0.500)" in notes[0]
+
+
 def test_augmentation_that_changes_no_pixel_is_left_out_with_a_note():
     """A shift of 0.05 x 8 is less than half a pixel, and one of 0.07 x 8 is a pixel."""
     data = tfopt.load_data(pictures("any"))

@@ -10,7 +10,7 @@ from tfopt.data.augmentation import Augmentation
 from tfopt.data.random_changes import RandomChanges
 from tfopt.data.sound_augmentation import SoundAugmentation
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import accuracy, guessing
+from tfopt.tasks.balance import Asked
 from tfopt.training.settings import Training
 
 # An augmentation is dropped if it costs the given model more than this fraction of its correct answers.
@@ -87,16 +87,27 @@ class _Trial:
 
     def __init__(self, judge: Judge, wanted: RandomChanges, seed: int, data: Dataset, who: str) -> None:
         self._judge, self._wanted, self._seed, self._who = judge, wanted, seed, who
-        self._places = task_of(data).has_places
+        self._task, self._places = task_of(data), task_of(data).has_places
         probe = data.validation.spread(PROBE_OF_PLACES if self._places else PROBE)
         self._split, self._probe, self._y = data.validation, probe, data.validation.y(probe)
-        self._before = accuracy(judge(data.validation.x(probe)), self._y)
+        self._asked = self._asked_by(self._y)
+        self._weights = self._asked.balanced if self._asked.imbalanced else np.ones(self._asked.number)
+        self._before = self._accuracy(judge(data.validation.x(probe)), self._y)
         self.notes: list[str] = []
+
+    def _asked_by(self, labels: np.ndarray) -> Asked:
+        found = Asked.by(self._task, labels)
+        assert found is not None  # the task has classes
+        return found
+
+    def _accuracy(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Return the accuracy of `outputs`; of imbalanced classes the balanced one, which no frequent class hides."""
+        return float(self._asked_by(labels).hits(self._task, outputs, self._weights, logits=False).mean())
 
     @property
     def _guesses(self) -> bool:
         """Whether the judge does no better than always predicting the most frequent class: it recognizes nothing."""
-        return self._before <= guessing(self._y)
+        return self._before <= float(self._asked.hits_of_guess(self._task, self._weights).mean())
 
     def recognized(self, name: str, value: Any) -> Any:
         """Return `value` of the transformation `name`, or half of it, or None if even that costs too much."""
@@ -107,7 +118,7 @@ class _Trial:
             return value
         for setting in (value,) if value is True else (value, value / 2):
             x, y = self._changed(name, setting)
-            after = accuracy(self._judge(x), y)
+            after = self._accuracy(self._judge(x), y)
             what = self._split.preprocessing.subject
             verdict = f"{self._who} has {after:.3f} on {what} changed this way, {self._before:.3f} on unchanged ones"
             if after >= (1 - AUGMENTATION_MAY_COST) * self._before:
