@@ -114,3 +114,10 @@ def test_other_folders_are_no_tables(tmp_path):
     (tmp_path / "photo.png").unlink()
     (tmp_path / "cats").mkdir()
     assert table_files(tmp_path) is None and table_files({"train": np.zeros(3)}) is None
+
+
+def test_the_digits_are_not_a_folder_of_tables_with_their_name(tmp_path, monkeypatch):
+    write(tmp_path / "digits" / "train.csv", rows_of(0, 20))
+    monkeypatch.chdir(tmp_path)
+    assert tfopt.load_data("digits").input_shape == (8, 8, 1)
+    assert tfopt.load_data("./digits").source == "table digits"

@@ -20,7 +20,7 @@ from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import read_raw_folder
 from tfopt.data.streams import Steps, has_streams, is_stream, is_tf_data
-from tfopt.data.table_files import table_files
+from tfopt.data.table_files import TableFiles, table_files
 from tfopt.data.tables import read_table
 from tfopt.data.tfrecords import record_files, rows_of_records
 from tfopt.errors import DataError
@@ -85,10 +85,10 @@ def read_source(
         )
     if rows := _named_rows(source, features):
         return read_rows(rows, text=text, labels=labels, how=how, values=values)
-    kind, path = raw_kind(source), path_of(source) or Path()
     front_end = None if isinstance(how, Preprocessing) else how
-    if table := table_files(source):
+    if table := _table_of(source):
         return read_table(table, text=text, labels=labels, front_end=front_end, values=values)
+    kind, path = raw_kind(source), path_of(source) or Path()
     if text or labels:
         _require_path(source)
         raise DataError(
@@ -155,11 +155,16 @@ def _are_raw(values: Any) -> bool:
 def raw_kind(source: Any) -> FileKind | str | None:
     """Return `TABLE` for the files of a table, the kind of other files than images in a folder, and else None."""
     path = path_of(source)
-    if table_files(source):
+    if _table_of(source):
         return TABLE
     if path is None or not path.is_dir():
         return None
     return kind if (kind := kind_of(path)) is not IMAGES else None
+
+
+def _table_of(source: Any) -> TableFiles | None:
+    """Return the files of a table; None for other sources, also for "digits" beside a folder of that name."""
+    return table_files(path_of(source) if isinstance(source, str | Path) else source)
 
 
 def _require_path(source: Any) -> None:
