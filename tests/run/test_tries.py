@@ -239,7 +239,7 @@ def test_few_samples_are_said_also_where_a_run_began_with_an_untrained_model(dat
 
     fell = verdict(2, 12, 9, 9)
     assert fell.ok and fell.text.startswith(
-        "The file may have fallen: accuracy 0.7500 on 12 validation samples, 1.0000 before; chance explains so few. "
+        "The file may be worse: accuracy 0.7500 on 12 validation samples, 1.0000 before; that may be chance. "
         "12 validation samples are too few to tell a drop of 0.05"
     )
     kept = verdict(2, 12, 12, 12)

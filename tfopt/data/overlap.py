@@ -90,7 +90,7 @@ def overlap_shift(inputs: Any) -> int | None:
 
 
 def _has_values(task: Task) -> bool:
-    return isinstance(task, Regression) and not isinstance(task, Reconstruction)  # which has no targets of its own
+    return isinstance(task, Regression) and not isinstance(task, Reconstruction)  # whose targets are its inputs
 
 
 def _smallest(shifts: Iterable[int | None]) -> int | None:

@@ -98,7 +98,7 @@ class Guard:
         return Evaluation(quality, quality, np.mean(by_sample, axis=0), dict(self._by_output(found)))
 
     def _by_output(self, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Evaluation]]:
-        """Yield the parts of the evaluations of several outputs; the error of guessing is the largest that counts."""
+        """Yield each output and its parts by name; values that are no better than a guess count as one."""
         for name, each in found.items():
             floor = 0.0 if self._judges[name].smaller_is_better else -math.inf
             yield f"{self._judges[name].metric} of {name}", replace(each, quality=max(each.quality, floor), parts={})

@@ -398,5 +398,5 @@ class _Run:
             self.report.rows[-1].notes.append(f"better than the original model beyond chance, though {unsure}")
             unsure = ""
         if fallen:
-            unsure = f"The file may have fallen: {self.guard.compared(evaluation)}; chance explains so few. {unsure}"
+            unsure = f"The file may be worse: {self.guard.compared(evaluation)}; that may be chance. {unsure}"
         self.verdict = Verdict(text=unsure.strip())

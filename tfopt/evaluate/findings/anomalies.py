@@ -10,7 +10,7 @@ FALSE_ALARMS = 0.01
 
 
 def anomaly_findings(scores: np.ndarray, anomalous: np.ndarray, validation: np.ndarray) -> AnomalyScores | None:
-    """Return the distribution of the scores of test samples, and a threshold that the test part has not chosen.
+    """Return the distribution of the scores of test samples, and a threshold from validation samples alone.
 
     Args:
         scores: of test samples, float64 (N,), as `anomaly_scores` gives them.
