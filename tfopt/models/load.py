@@ -1,7 +1,6 @@
 """Loading of model files by the Keras that wrote them. Code in a file never runs unless the user allows it."""
 
 import contextlib
-import importlib
 import os
 import re
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base import keras_compat, late_classes, sandbox
+from tfopt.base.stderr import warnings_held
 from tfopt.errors import ModelError
 from tfopt.models.content import kind
 from tfopt.models.estimators import from_estimator, is_estimator
@@ -253,13 +253,6 @@ def _named_by_content(path: Path, ending: str = "") -> Iterator[str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress warnings about compile settings and optimizer state that could not be restored."""
-    logging = importlib.import_module("absl.logging")
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
+    with warnings_held(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
