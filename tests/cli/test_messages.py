@@ -167,9 +167,10 @@ def test_missing_data_are_named_where_the_digits_do_not_fit(folder, tmp_path):
     assert done.exit_code == 2 and "(6,)" in done.stderr and digits not in done.stderr
 
 
+@pytest.mark.parametrize("data", [(), ("--data", "digits")])
 @pytest.mark.parametrize("task", ["regression", "forecasting"])
-def test_the_default_model_is_for_classes_only(task):
-    done = tfopt_command("run", "prune", "--task", task)
+def test_the_default_model_is_for_classes_only(task, data):
+    done = tfopt_command("run", "prune", *data, "--task", task)
     assert done.exit_code == 2
     assert f"error: The default model classifies handwritten digits; the task of the data is {task}." in done.stderr
 

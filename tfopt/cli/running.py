@@ -114,7 +114,7 @@ def _run(
     """Run `recipe` into the folder `out`; of several workers, only the chief does."""
     from tfopt.training.distribution import own_folder
 
-    if options["data"] and not options["model"] and not examples.model:
+    if options["data"] not in (None, "digits") and not options["model"] and not examples.model:
         raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
     out = out or Path("saved_models") / recipe.name
     assignments, speedup = options.pop("assignments"), options.pop("speedup")
