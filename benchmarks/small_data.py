@@ -5,8 +5,13 @@
 Cells are pairs of a data set cut to some samples per class and a recipe of recipes/. The columns are test accuracies,
 mean and standard deviation over the seeds; a seed draws the samples, splits off validation and trains. "logistic
 regression" is scikit-learn's, with cross-validated L2, on the features of the source model, once from the samples that
-tfopt trains on, and once from those for validation too. Each run is appended to
-small_data.jsonl in the work folder, so that an interrupted benchmark goes on. Writes benchmarks/results/small_data.md.
+tfopt trains on, and once from those for validation too. In the cells of `distill` the teacher is the model that the
+other recipes compress, and the student a smaller network, trained on the same samples before. Each run is kept in
+benchmarks/results/small_data.json, so that an interrupted benchmark goes on. Writes benchmarks/results/small_data.md.
+
+For the column "int8 before", run it with an older tfopt on PYTHONPATH:
+
+    PYTHONPATH=older/ python benchmarks/small_data.py --shared shared/ --work .data/ --before older/recipes
 """
 
 import dataclasses
@@ -14,7 +19,6 @@ import json
 import os
 import runpy
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,9 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-COMPRESSION = ("deep_compression", "quantize_aware", "post_training")
+LOG = Path(__file__).resolve().parent / "results" / "small_data.json"
+DISTILL = "distill"
+COMPRESSION = ("deep_compression", "quantize_aware", "post_training", DISTILL)
 CELLS = {
     "digits 20": COMPRESSION,
     "ecg 500": COMPRESSION,
@@ -84,16 +90,17 @@ def spectrograms(folder: Path) -> Arrays:
     return np.stack(found)[..., None].astype(np.float32), np.array(labels, np.int32)
 
 
-def small_cnn(data: Any, seed: int, dimensions: int, epochs: int) -> Any:
+def small_cnn(data: Any, seed: int, epochs: int = 80, widths: tuple[int, ...] = (16, 32, 32)) -> Any:
     """Return a CNN trained on `data` alone: the model to be compressed, where there is no pretrained one."""
     import keras
 
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    convolution = layers.Conv1D if dimensions == 1 else layers.Conv2D
-    pooling = layers.GlobalAveragePooling1D if dimensions == 1 else layers.GlobalAveragePooling2D
+    flat = len(data.input_shape) == 2
+    convolution = layers.Conv1D if flat else layers.Conv2D
+    pooling = layers.GlobalAveragePooling1D if flat else layers.GlobalAveragePooling2D
     model = keras.Sequential([keras.Input(data.input_shape)])
-    for width in (16, 32, 32):
+    for width in widths:
         model.add(convolution(width, 5, strides=2, padding="same", use_bias=False))
         model.add(layers.BatchNormalization())
         model.add(layers.ReLU())
@@ -122,7 +129,7 @@ def cell(name: str, seed: int, shared: Path, work: Path) -> tuple[Any, Any]:
         with np.load(shared / "data" / "ecg5000.npz") as stored:
             x, y = shuffled((stored["x"].astype(np.float32), stored["y"].astype(np.int32)), seed)
         data = tfopt.load_data(((x[:300], y[:300]), (x[300:], y[300:])), seed=seed)
-        return small_cnn(data, seed, 1, 80), data
+        return small_cnn(data, seed), data
     if kind == "cifar10":
         test = per_class(images(work / "cifar10" / "test"), 200, 0)
         train = per_class(images(work / "cifar10" / "train"), int(number), seed)
@@ -131,11 +138,20 @@ def cell(name: str, seed: int, shared: Path, work: Path) -> tuple[Any, Any]:
         sounds = work / "spoken_digits"
         train = per_class(spectrograms(sounds / "train"), int(number), seed)
         data = tfopt.load_data((train, per_class(spectrograms(sounds / "test"), 60, 0)), seed=seed)
-        return small_cnn(data, seed, 2, 80), data
+        return small_cnn(data, seed), data
     x, y = shuffled(images(work / "flowers", PHOTO), 99)
     train = per_class((x[700:], y[700:]), int(number), seed)
     data = tfopt.load_data((train, (x[:700], y[:700])), seed=seed, preprocessing="symmetric")
     return tfopt.load_model(models / "mobilenet_025_224_imagenet.keras"), data
+
+
+def student_of(name: str, seed: int, data: Any) -> Any:
+    """Return the small network that the model of a cell teaches, trained on the same samples."""
+    from tfopt.run.examples import digits_model
+
+    if name.startswith("digits"):
+        return digits_model(data, width=0.4, seed=seed, epochs=60, name="student")
+    return small_cnn(data, seed, widths=(8, 16, 16))
 
 
 def logistic_regression(model: Any, data: Any) -> dict[str, float]:
@@ -156,16 +172,19 @@ def logistic_regression(model: Any, data: Any) -> dict[str, float]:
     return found
 
 
-def run(name: str, recipe_name: str, seed: int, shared: Path, work: Path) -> dict[str, Any]:
+def run(name: str, recipe_name: str, seed: int, recipes: Path, shared: Path, work: Path) -> dict[str, Any]:
     """Return the test accuracy of each step of one run, as plain data."""
     import tfopt
 
-    recipe = runpy.run_path(str(RECIPES / f"{recipe_name}.py"))["recipe"].seeded(seed)
+    recipe = runpy.run_path(str(recipes / f"{recipe_name}.py"))["recipe"].seeded(seed)
     model, data = cell(name, seed, shared, work)
     if recipe.transfer:
         shape = data.input_shape
         recipe = dataclasses.replace(recipe, transfer=dataclasses.replace(recipe.transfer, input_shape=shape))
-    result = tfopt.optimize(model, recipe, data, quiet=True)
+    teacher = None
+    if recipe_name == DISTILL:
+        model, teacher = student_of(name, seed, data), model
+    result = tfopt.optimize(model, recipe, data, teacher=teacher, quiet=True)
     steps = {row.step: row.metrics["accuracy"] for row in result.report.rows}
     if recipe.transfer:
         steps.update(logistic_regression(model, data))
@@ -180,57 +199,59 @@ def run(name: str, recipe_name: str, seed: int, shared: Path, work: Path) -> dic
     }
 
 
-def row_of(name: str, recipe: str, runs: list[dict[str, Any]]) -> list[str]:
-    def column(step: str) -> str:
-        values = [100 * run["steps"][step] for run in runs if step in run["steps"]]
-        if not values:
-            return ""
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{statistics.fmean(values):.1f} ± {spread:.1f}" + (
-            f" ({len(values)})" if len(values) < len(runs) else ""
-        )
+def column(step: str, runs: list[dict[str, Any]]) -> str:
+    values = [100 * run["steps"][step] for run in runs if step in run["steps"]]
+    if not values:
+        return ""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.1f} ± {spread:.1f}" + (f" ({len(values)})" if len(values) < len(runs) else "")
 
+
+def row_of(name: str, recipe: str, runs: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
     lost = [
         100 * (max(v for k, v in run["steps"].items() if k in STEPS[:-1]) - run["steps"][STEPS[-1]]) for run in runs
     ]
     ended = sum(not run["ok"] for run in runs)
-    return [name, recipe, *map(column, (*REGRESSIONS, *STEPS)), f"{max(lost):.1f}", str(ended)]
+    columns = [column(step, runs) for step in (*REGRESSIONS, *STEPS)]
+    return [name, recipe, *columns, column(STEPS[-1], before), f"{max(lost, default=0):.1f}", str(ended)]
+
+
+def publish_table(runs: list[dict[str, Any]], seeds: int) -> None:
+    from common import publish
+
+    def of(name: str, recipe: str, before: bool) -> list[dict[str, Any]]:
+        cell = (name, recipe, before)
+        return [run for run in runs if (run["cell"], run["recipe"], run["before"]) == cell and run["seed"] < seeds]
+
+    pairs = [(name, recipe) for name, recipes in CELLS.items() for recipe in recipes]
+    rows = [row_of(*pair, of(*pair, False), of(*pair, True)) for pair in pairs if of(*pair, False)]
+    header = ["data, samples per class", "recipe", *REGRESSIONS, *STEPS, "int8 before", "most lost",
+              "ended by the guard"]  # fmt: skip
+    facts = [f"test accuracy in percent, mean and standard deviation of {seeds} seeds (0 to {seeds - 1})",
+             "int8 before: the exported file of tfopt at 2a7ab500, which had no guard, by its own recipes on the same samples",
+             "most lost: the largest difference of the best step before the file and the file, in points",
+             f"flowers at {PHOTO[0]}x{PHOTO[1]} with MobileNet 0.25; cifar10 with MLPerf Tiny's ResNet-8; the others "
+             "with small networks trained on the same few samples"]  # fmt: skip
+    publish("small_data", "Default recipes on little data", header, rows, facts)
 
 
 @click.command(help=__doc__)
 @click.option("--shared", type=click.Path(path_type=Path), required=True, help="Folder with models/ and data/.")
-@click.option(
-    "--work", type=click.Path(path_type=Path), required=True, help="Folder with the unpacked data; keeps runs."
-)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder with the unpacked data.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--only", multiple=True, help="Only the cells whose name begins with this.")
-@click.option("--name", default="small_data", show_default=True, help="Name of the table.")
-def main(shared: Path, work: Path, seeds: int, only: tuple[str, ...], name: str) -> None:
-    kept = work / f"{name}.jsonl"
-    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done: Callable[..., bool] = lambda *key: any((r["cell"], r["recipe"], r["seed"]) == key for r in runs)  # noqa: E731
-    cells = {c: recipes for c, recipes in CELLS.items() if not only or c.startswith(only)}
-    for each, recipes in cells.items():
-        for recipe in recipes:
-            for seed in range(seeds):
-                if not done(each, recipe, seed):
-                    runs.append(run(each, recipe, seed, shared, work))
-                    with kept.open("a") as file:
-                        file.write(json.dumps(runs[-1]) + "\n")
-                    click.echo(json.dumps(runs[-1]), err=True)
-    from common import publish
-
-    rows = []
-    for each, recipes in cells.items():
-        for recipe in recipes:
-            of_cell = [r for r in runs if (r["cell"], r["recipe"]) == (each, recipe) and r["seed"] < seeds]
-            rows.append(row_of(each, recipe, of_cell))
-    header = ["data, samples per class", "recipe", *REGRESSIONS, *STEPS, "most lost", "ended by the guard"]
-    facts = [f"test accuracy in percent, mean and standard deviation of {seeds} seeds (0 to {seeds - 1})",
-             "most lost: the largest difference of the best step before the file and the file, in points",
-             f"flowers at {PHOTO[0]}x{PHOTO[1]} with MobileNet 0.25; cifar10 with MLPerf Tiny's ResNet-8; the others "
-             "with small networks trained on the same few samples"]  # fmt: skip
-    publish(name, "Default recipes on little data", header, rows, facts)
+@click.option("--before", type=click.Path(path_type=Path), help="Run an older tfopt, with its recipes in this folder.")
+def main(shared: Path, work: Path, seeds: int, only: tuple[str, ...], before: Path | None) -> None:
+    runs = json.loads(LOG.read_text()) if LOG.exists() else []
+    done = {(run["cell"], run["recipe"], run["seed"], run["before"]) for run in runs}
+    cells = {name: recipes for name, recipes in CELLS.items() if not only or name.startswith(only)}
+    wanted = [(name, recipe, seed) for name, recipes in cells.items() for recipe in recipes for seed in range(seeds)]
+    for each in wanted:
+        if (*each, bool(before)) not in done:
+            runs.append({**run(*each, before or RECIPES, shared, work), "before": bool(before)})
+            LOG.write_text(json.dumps(runs, indent=1) + "\n")
+            click.echo(json.dumps(runs[-1]), err=True)
+    publish_table(runs, seeds)
 
 
 if __name__ == "__main__":
