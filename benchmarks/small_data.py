@@ -228,7 +228,7 @@ def publish_table(runs: list[dict[str, Any]], seeds: int) -> None:
     header = ["data, samples per class", "recipe", *REGRESSIONS, *STEPS, "int8 before", "most lost",
               "ended by the guard"]  # fmt: skip
     facts = [f"test accuracy in percent, mean and standard deviation of {seeds} seeds (0 to {seeds - 1})",
-             "int8 before: the exported file of tfopt at 2a7ab500, which had no guard, by its own recipes on the same samples",
+             "int8 before: the file of tfopt at 2a7ab500, without a guard, by its own recipes on the same samples",
              "most lost: the largest difference of the best step before the file and the file, in points",
              f"flowers at {PHOTO[0]}x{PHOTO[1]} with MobileNet 0.25; cifar10 with MLPerf Tiny's ResNet-8; the others "
              "with small networks trained on the same few samples"]  # fmt: skip
