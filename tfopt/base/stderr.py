@@ -55,6 +55,21 @@ def warnings_held() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def retracing_warnings_held() -> Iterator[None]:
+    """Suppress TensorFlow's warnings about retraced functions: a run calls each of many models only a few times."""
+    logger = logging.getLogger("tensorflow")
+
+    def unrelated(record: logging.LogRecord) -> bool:
+        return "tf.function retracing" not in record.getMessage()
+
+    logger.addFilter(unrelated)
+    try:
+        yield
+    finally:
+        logger.removeFilter(unrelated)
+
+
 def _restore(saved: int, stderr: int) -> None:
     sys.stderr.flush()
     os.dup2(saved, stderr)

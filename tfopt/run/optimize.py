@@ -12,6 +12,7 @@ from tfopt.base import memory, worker
 from tfopt.base.devices import device_name
 from tfopt.base.interruption import ending_on_signals
 from tfopt.base.keras_compat import float32_layers
+from tfopt.base.stderr import retracing_warnings_held
 from tfopt.base.words import counted
 from tfopt.data.batches import naming_samples
 from tfopt.data.beside import image_preprocessing
@@ -135,6 +136,7 @@ def optimize(
 
 
 @naming_samples()
+@retracing_warnings_held()
 @float32_layers()
 def carry_out(prepared: Prepared) -> Result:
     """Train, measure and export a prepared run; the second half of `optimize`.

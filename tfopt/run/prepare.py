@@ -12,6 +12,7 @@ from tfopt.base.annotations import annotate, annotations
 from tfopt.base.devices import grow_gpu_memory, is_slow
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Listener, Progress
+from tfopt.base.stderr import retracing_warnings_held
 from tfopt.data import Dataset, fit_to_ports
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
@@ -99,6 +100,7 @@ class Prepared:
     metrics: tuple[CompiledMetric, ...] = ()
 
 
+@retracing_warnings_held()
 @float32_layers()
 def prepare(
     model: Any,
