@@ -187,6 +187,24 @@ def test_recordings_of_normal_samples_alone(tmp_path):
     assert len(data.train) + len(data.validation) == 6 and sorted(data.test.labels) == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("names", [("x",), ("x_train", "x_test"), ("x_train", "x_validation", "x_test")])
+def test_an_npz_of_normal_samples_needs_no_labels(tmp_path, names):
+    np.savez(tmp_path / "normal.npz", **dict.fromkeys(names, X))
+    data = load_data(tmp_path / "normal.npz", task="reconstruction")
+    parts = (data.train, data.validation, data.test)
+    assert sum(map(len, parts)) == len(X) * len(names)
+    for part in parts:
+        np.testing.assert_array_equal(part.y(), part.x())
+        assert not part.labels.any()
+
+
+def test_an_npz_may_have_labels_for_its_test_part_alone(tmp_path):
+    np.savez(tmp_path / "parts.npz", x_train=X, x_test=X, y_test=FLAGS)
+    data = load_data(tmp_path / "parts.npz", task="reconstruction")
+    np.testing.assert_array_equal(data.test.labels, FLAGS)
+    assert not data.train.labels.any()
+
+
 def test_anomalies_in_validation_data_are_left_out():
     whole = {"train": (X, FLAGS), "validation": (X[:20], FLAGS[:20]), "test": (X[:7], FLAGS[:7])}
     data = load_data(whole, task="reconstruction")

@@ -39,10 +39,11 @@ def is_npz(source: Any) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz"
 
 
-def read_npz(path: Path) -> Parts:
+def read_npz(path: Path, *, anomalies: bool = False) -> Parts:
     """Read a .npz file with x and y, or x_train, y_train and optionally x_test, y_test, x_val, y_val, class_names.
 
-    Several inputs or outputs have a key each, such as x_train/NAME. Other keys are ignored with a note.
+    Several inputs or outputs have a key each, such as x_train/NAME. Other keys are ignored with a note. With
+    `anomalies`, samples without labels have labels of 0, for normal ones.
 
     Raises:
         DataError: not such an archive, or its arrays exceed `limits.LARGEST_DATA`; the size is checked before values
@@ -52,6 +53,8 @@ def read_npz(path: Path) -> Parts:
         lambda why: DataError(f"Expected a .npz file of plain arrays, got {path}: {why}; save it with numpy.savez.")
     ):
         arrays = _grouped(archives.read_npz(path))
+    if anomalies:
+        arrays = _all_normal(arrays) | arrays
     pairs = {"train": (arrays.pop("x"), arrays.pop("y"))} if {"x", "y"} <= set(arrays) else {}
     for name, endings in _NPZ_NAMES.items():
         for x, y in ((f"x_{ending}", f"y_{ending}") for ending in endings):
@@ -96,6 +99,13 @@ def _grouped(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         else:
             found[key] = array
     return found
+
+
+def _all_normal(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return labels of 0 for the inputs of each part."""
+    parts = ["", *(f"_{ending}" for endings in _NPZ_NAMES.values() for ending in endings)]
+    inputs = {part: arrays[f"x{part}"] for part in parts if isinstance(arrays.get(f"x{part}"), np.ndarray)}
+    return {f"y{part}": np.zeros(len(x) if x.ndim else 0, np.int32) for part, x in inputs.items()}
 
 
 def read_inputs_alone(path: Path) -> Arrays | None:

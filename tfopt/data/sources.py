@@ -192,4 +192,4 @@ def _read_numbers(source: Any, steps: Steps | None, anomalies: bool) -> Parts:
             f"Expected a folder, a table (.csv, .tsv, .jsonl, .parquet) or a .npz file, got {path}; save arrays with "
             "numpy.savez."
         )
-    return read_npz(path)
+    return read_npz(path, anomalies=anomalies)
