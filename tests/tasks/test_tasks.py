@@ -10,6 +10,7 @@ import pytest
 from tfopt.errors import DataError
 from tfopt.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, task_named, task_of
 from tfopt.tasks.labels import check_range, understand
+from tfopt.tasks.metrics import on_each, root_mean_squared_error
 from tfopt.tasks.responses import Tolerance, form_of
 from tfopt.tasks.scaling import TargetScale, moments
 
@@ -134,6 +135,33 @@ def test_metrics_of_logits():
     assert task_named("classification").metrics([[0.2], [-0.2]], [1, 0], logits=True) == {"accuracy": 1.0}
     assert task_named("classification").metrics([[9.0, 1.0]], [0], logits=True) == {"accuracy": 1.0}
     assert task_named("regression").metrics([0.25], [0.0], logits=True) == {"mse": 0.0625, "mae": 0.25}
+
+
+PLACES = np.eye(3)[[[0, 1, 1, 2], [2, 2, 0, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "labels", "logits", "expected"),
+    [
+        ("classification", [[9.0, 1.0], [2.0, 3.0]], [0, 0], True, [1, 0]),
+        ("classification", [[0.4], [0.6]], [1, 1], False, [0, 1]),
+        ("segmentation", PLACES, [[0, 1, 2, 0], [2, 2, 0, 1]], False, [0.5, 1]),
+        ("multilabel", [[0.2, -0.2, 3], [1, 1, 1]], [[1, 1, 1], [0, 0, 1]], True, [2 / 3, 1 / 3]),
+        ("regression", [[1.0, 2], [0, 0]], [[1.5, 4], [0, -1]], False, [1.25, 0.5]),
+        ("regression", [[1.0], [0]], [3, 0], False, [2, 0]),
+        ("forecasting", np.ones((2, 3, 2)), np.zeros((2, 3, 2)), False, [1, 1]),
+        ("reconstruction", [[[1.0], [2]], [[0], [0]]], [[[2.0], [4]], [[0], [3]]], False, [2.5, 4.5]),
+    ],
+)
+def test_the_metric_on_each_sample_by_hand(task, outputs, labels, logits, expected):
+    kind, given = task_named(task), (np.asarray(outputs), np.asarray(labels))
+    np.testing.assert_allclose(kind.metric_on_each(*given, logits=logits), expected)
+    assert kind.metric(*given, logits=logits) == pytest.approx(np.mean(expected))
+
+
+def test_a_metric_that_is_no_mean_is_computed_sample_by_sample():
+    found = on_each(root_mean_squared_error, [[3.0, 4], [0, 0]], [[0, 0], [0, 2]])
+    np.testing.assert_allclose(found, [np.sqrt(12.5), np.sqrt(2)])
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,6 @@ def worse_than_naive(data: Dataset, outputs: Any) -> tuple[str, float, float] | 
     if data.forecast_columns is None or data.labels == "none":
         return None
     task, labels = task_of(data), data.test.y()
-    naive = task.metrics(naive_forecast(data.test, data.forecast_columns), labels)[task.keras_metric]
-    made = task.metrics(np.asarray(outputs).reshape(labels.shape), labels)[task.keras_metric]
+    naive = task.metric(naive_forecast(data.test, data.forecast_columns), labels)
+    made = task.metric(np.asarray(outputs).reshape(labels.shape), labels)
     return (task.keras_metric, made, naive) if made > naive else None

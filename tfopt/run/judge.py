@@ -83,8 +83,7 @@ class Judge:
             return Evaluation(metric, -math.inf, None)
         if self._weights is not None and self._asked is not None:
             return self._of_shares(outputs, self._weights)
-        each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
-        by_sample = self._quality(np.array(each), self.unit)
+        by_sample = self._quality(self._metric_on_each(outputs, self._y), self.unit)
         return Evaluation(metric, self._quality(metric, self.unit), by_sample, dict(self._parts(outputs)))
 
     def _parts(self, outputs: np.ndarray) -> Iterator[tuple[str, Evaluation]]:
@@ -94,10 +93,9 @@ class Judge:
         for at, unit in enumerate(self._units):
             one, wanted = made[..., at : at + 1], self._y[..., at : at + 1]
             metric = self._metric(one, wanted)
-            each = [self._metric(one[i : i + 1], wanted[i : i + 1]) for i in range(len(one))]
             quality = max(self._quality(metric, unit), 0.0)  # what is no better than guessing cannot fall
             name = f"{self.metric} of value {at + 1} of {len(self._units)}"
-            yield name, Evaluation(metric, quality, self._quality(np.array(each), unit))
+            yield name, Evaluation(metric, quality, self._quality(self._metric_on_each(one, wanted), unit))
 
     def _of_shares(self, outputs: np.ndarray, weights: np.ndarray) -> Evaluation:
         assert self._asked is not None
@@ -114,7 +112,10 @@ class Judge:
         return self._metric(np.broadcast_to(guess, labels.shape), labels) or 1.0
 
     def _metric(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        return self._task.metrics(outputs, labels, logits=self._logits)[self._task.keras_metric]
+        return self._task.metric(outputs, labels, logits=self._logits)
+
+    def _metric_on_each(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self._task.metric_on_each(outputs, labels, logits=self._logits)
 
 
 def _has_values(task: Task, labels: np.ndarray) -> bool:

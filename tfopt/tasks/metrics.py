@@ -46,11 +46,14 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False)
     Raises:
         DataError: the shapes do not match, or there are NaNs.
     """
+    return float(np.mean(_right_classes(predictions, labels, logits=logits)))
+
+
+def _right_classes(predictions: ArrayLike, labels: ArrayLike, *, logits: bool) -> NDArray[np.bool_]:
     scores, truth = _checked(predictions), np.asarray(labels)
-    chosen = predicted_classes(scores, logits=logits)
-    if not _has_classes(scores):
-        return float(np.mean(chosen == (_single(_aligned(scores, truth)) > 0.5)))
-    return float(np.mean(chosen == _class_numbers(scores, truth)))
+    wide = _has_classes(scores)
+    true = _class_numbers(scores, truth) if wide else _single(_aligned(scores, truth)) > 0.5
+    return np.asarray(predicted_classes(scores, logits=logits) == true)
 
 
 def mean_iou(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
@@ -115,8 +118,12 @@ def binary_accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool =
     Raises:
         DataError: the shapes differ, or there are NaNs.
     """
+    return float(np.mean(_right_labels(predictions, labels, logits=logits)))
+
+
+def _right_labels(predictions: ArrayLike, labels: ArrayLike, *, logits: bool) -> NDArray[np.bool_]:
     scores = _checked(predictions)
-    return float(np.mean((scores > threshold(logits=logits)) == (_aligned(scores, np.asarray(labels)) > 0.5)))
+    return np.asarray((scores > threshold(logits=logits)) == (_aligned(scores, np.asarray(labels)) > 0.5))
 
 
 def mean_squared_error(predictions: ArrayLike, labels: ArrayLike) -> float:
@@ -184,6 +191,23 @@ def agreement(a: ArrayLike, b: ArrayLike, *, logits: bool | Sequence[bool] = Fal
 
 Metric = Callable[..., float]
 """Of predictions and labels; for a task with probabilities, it also takes `logits=`."""
+
+_TERMS: dict[Metric, Callable[..., NDArray[Any]]] = {
+    accuracy: _right_classes,
+    binary_accuracy: _right_labels,
+    mean_squared_error: lambda predictions, labels: np.square(_difference(predictions, labels)),
+    mean_absolute_error: lambda predictions, labels: np.abs(_difference(predictions, labels)),
+}
+"""What the metrics are the mean of, (N, ...)."""
+
+
+def on_each(metric: Metric, predictions: ArrayLike, labels: ArrayLike, **how: bool) -> NDArray[np.float64]:
+    """Return `metric` on each sample by itself, (N,); `how` is `logits=`, where it takes that."""
+    if metric in _TERMS:
+        terms = _TERMS[metric](predictions, labels, **how)
+        return np.asarray(terms.reshape(len(terms), -1).mean(axis=1, dtype=np.float64))
+    one_by_one = zip(np.asarray(predictions), np.asarray(labels), strict=True)
+    return np.array([metric(made[None], wanted[None], **how) for made, wanted in one_by_one])
 
 
 def guessing(labels: ArrayLike) -> float:

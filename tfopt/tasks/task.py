@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfopt.tasks.metrics import Metric
+from tfopt.tasks.metrics import Metric, on_each
 
 LabelForm = Literal["sparse", "one-hot", "values", "none"]
 
@@ -141,8 +141,22 @@ class Task(ABC):
         Raises:
             DataError: the shapes do not match, or there are NaNs.
         """
-        how = {"logits": logits} if cls.has_probabilities else {}
+        how = cls._how(logits)
         return {name: formula(predictions, labels, **how) for name, formula in cls.formulas.items()}
+
+    @classmethod
+    def metric(cls, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
+        """Return only `keras_metric`; arguments and errors are those of `metrics`."""
+        return cls.formulas[cls.keras_metric](predictions, labels, **cls._how(logits))
+
+    @classmethod
+    def metric_on_each(cls, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> np.ndarray:
+        """Return `keras_metric` on each sample by itself, (N,); arguments and errors are those of `metrics`."""
+        return on_each(cls.formulas[cls.keras_metric], predictions, labels, **cls._how(logits))
+
+    @classmethod
+    def _how(cls, logits: bool) -> dict[str, bool]:
+        return {"logits": logits} if cls.has_probabilities else {}
 
     def groups(self, labels: np.ndarray) -> np.ndarray:
         """Return the class of each sample of `labels`, (N,), for stratified splits; 0 if samples have no one class."""

@@ -82,12 +82,8 @@ def _scores(outputs: np.ndarray, labels: np.ndarray, task: Task, *, logits: bool
     if task.has_classes:
         each = probabilities(outputs, logits=logits).reshape(len(outputs), -1)
         return each[np.arange(len(each)), class_numbers(labels, outputs)], "probability of the label's class"
-    sign, metric = -1 if task.smaller_is_better else 1, task.keras_metric
-    values = [
-        sign * task.metrics(outputs[at : at + 1], labels[at : at + 1], logits=logits)[metric]
-        for at in range(len(outputs))
-    ]
-    return np.array(values), metric_in_words(metric)
+    sign = -1 if task.smaller_is_better else 1
+    return sign * task.metric_on_each(outputs, labels, logits=logits), metric_in_words(task.keras_metric)
 
 
 class _Words:
