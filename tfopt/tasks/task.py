@@ -146,12 +146,30 @@ class Task(ABC):
 
     @classmethod
     def metric(cls, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
-        """Return only `keras_metric`; arguments and errors are those of `metrics`."""
+        """Return only `keras_metric`.
+
+        Args:
+            predictions: as for `metrics`.
+            labels: as for `metrics`.
+            logits: as for `metrics`.
+
+        Raises:
+            DataError: as for `metrics`.
+        """
         return cls.formulas[cls.keras_metric](predictions, labels, **cls._how(logits))
 
     @classmethod
     def metric_on_each(cls, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> np.ndarray:
-        """Return `keras_metric` on each sample by itself, (N,); arguments and errors are those of `metrics`."""
+        """Return `keras_metric` on each sample by itself, (N,).
+
+        Args:
+            predictions: as for `metrics`.
+            labels: as for `metrics`.
+            logits: as for `metrics`.
+
+        Raises:
+            DataError: as for `metrics`.
+        """
         return on_each(cls.formulas[cls.keras_metric], predictions, labels, **cls._how(logits))
 
     @classmethod
