@@ -55,6 +55,17 @@ def test_other_errors_say_where_the_result_is_themselves(tmp_path):
     assert caught.value is error
 
 
+def test_a_result_whose_folder_was_filled_meanwhile_is_written_next_to_it(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "of another.txt").touch()
+    (tmp_path / "out-2").mkdir()
+    with pytest.raises(OutputError, match=r"not empty\. Pass --overwrite .*\. The results are in .*out-3\.$"):
+        save(Stubborn(AssertionError("must not be written")), out, overwrite=False)
+    assert (tmp_path / "out-3" / "model.tflite").read_text() == "the result"
+    assert [each.name for each in out.iterdir()] == ["of another.txt"]
+
+
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     """The start of a command that trains for some seconds."""

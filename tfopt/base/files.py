@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import itertools
 import json
 import os
 import re
@@ -170,6 +171,11 @@ def beside(folder: Path, ending: str) -> Path:
     return folder.with_name(f"{folder.name}{ending}")
 
 
+def free_beside(folder: Path) -> Path:
+    """Return a path next to `folder`, or in it, where nothing is."""
+    return next(place for number in itertools.count(2) if not (place := beside(folder, f"-{number}")).exists())
+
+
 def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Return the absolute path of a folder that may be created, filled or (with `overwrite`) replaced."""
     target = Path(path).resolve()
@@ -277,12 +283,10 @@ def _results(folder: Path) -> list[str]:
 
 def _kept_beside(new: Path, target: Path) -> Path:
     """Return where the results in the folder `new` are, after moving them where nothing cleans up, if possible."""
-    for number in range(2, 100):
-        place = beside(target, f"-{number}")
-        with contextlib.suppress(OSError):
-            if not place.exists():
-                return new.rename(place)
-    return new
+    try:
+        return new.rename(free_beside(target))
+    except OSError:
+        return new
 
 
 def clean(target: Path) -> None:

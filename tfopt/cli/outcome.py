@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tfopt.base.words import in_decimals, metric_in_words
 from tfopt.cli.command import say
@@ -32,25 +32,33 @@ def carried_out(prepared: "Prepared", out: Path) -> "Result":
 
 
 def save(result: "Result", out: Path, *, overwrite: bool) -> None:
-    """Write a result to the folder `out`; if that cannot be written, to a new temporary folder.
+    """Write a result to the folder `out`; if that cannot be written, next to it or to a new temporary folder.
 
     Raises:
         OutputError: `out` cannot be written; the message says where the result is instead.
     """
-    from tfopt.base.files import is_full
+    from tfopt.base.files import free_beside, is_full, prepare_folder
 
+    try:
+        prepare_folder(out, overwrite)
+    except OutputError as error:  # somebody has filled or removed it since the run began
+        _save_elsewhere(result, free_beside(out), str(error), error)
     try:
         result.save(out, overwrite=overwrite)
     except (OSError, TfoptError) as error:
         if isinstance(error, OutputError) and not is_full(error):  # it names where the result is
             raise
-        _save_elsewhere(result, out, str(error), error)
+        why = f"{out} cannot be written ({str(error).rstrip('.')})."
+        _save_elsewhere(result, Path(tempfile.mkdtemp(prefix="tfopt-")), why, error)
 
 
-def _save_elsewhere(result: "Result", out: Path, why: str, error: Exception) -> None:
-    place = Path(tempfile.mkdtemp(prefix="tfopt-"))
-    result.save(place)
-    raise OutputError(f"{out} cannot be written ({why.rstrip('.')}). The results are in {place}.") from error
+def _save_elsewhere(result: "Result", place: Path, why: str, error: Exception) -> NoReturn:
+    try:
+        result.save(place)
+    except OutputError:
+        place = Path(tempfile.mkdtemp(prefix="tfopt-"))
+        result.save(place)
+    raise OutputError(f"{why} The results are in {place}.") from error
 
 
 def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | None, out: Path) -> None:
