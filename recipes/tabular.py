@@ -3,7 +3,7 @@
 tfopt run recipes/tabular.py --data table.csv --labels target
 
 The trees see the same features as the network: standardized numbers and one-hot categories. Without --data it learns
-scikit-learn's breast cancer data.
+scikit-learn's breast cancer data. For values, such as prices, there is `tabular_values`.
 """
 
 import tfopt
@@ -30,6 +30,10 @@ def example_model(data):
     """Return an untrained network with two hidden layers."""
     import keras
 
+    from tfopt.errors import RecipeError
+
+    if data.num_classes is None:
+        raise RecipeError("Expected classes in the column of labels, got values. Run tabular_values.")
     keras.utils.set_random_seed(0)
     hidden = [keras.layers.Dense(width, activation="relu") for width in (32, 16)]
     ending = keras.layers.Dense(data.num_classes, activation="softmax")
