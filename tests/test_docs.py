@@ -321,6 +321,9 @@ def of_tables():
     new = np.array([(51, None, False)], kinds)
     on_device("tables", front_end, new)
     on_device("tables", front_end, new, settings=FLOAT)
+    for written, age in (("1,051", 1051), ("-$ 51.5", -51.5), ("51 %", 51), ("?", np.nan), ("n.a.", np.nan)):
+        Path("new.csv").write_text(f'smokes,city,age\nfalse,NA,"{written}"\n')
+        on_device("tables", front_end, np.array([(age, None, False)], kinds))
 
 
 def of_text():
