@@ -175,7 +175,7 @@ def test_no_circle_closes(house):
 
 # Files that import by a name in a variable, which `arrows` cannot follow, and the names in them.
 BY_NAME = {
-    *("tfopt", "tfopt.base.keras_compat", "tfopt.base.worker", "tfopt.models.load"),
+    *("tfopt", "tfopt.base.keras_compat", "tfopt.base.worker"),
     *("tfopt.cli.command", "tfopt.cli.running"),  # packages and recipes of the user
 }
 IMPORTERS = {"importlib", "import_module", "__import__", "imp", "runpy", "pkgutil", "exec", "eval"}
