@@ -9,7 +9,7 @@ recipe = tfopt.Recipe(
     name="feature_transfer",
     transfer=tfopt.transfer.FeatureTransfer(),
     stages=(
-        tfopt.FineTune(epochs=12),
+        tfopt.FineTune(epochs=12, min_steps=300),
         tfopt.Prune(final_sparsity=0.5, epochs=12),
         tfopt.Quantize(epochs=4, learning_rate=1e-4),
     ),

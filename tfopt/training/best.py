@@ -39,17 +39,23 @@ class Score:
     def better_than(self, other: "Score", top: "Score | None" = None) -> bool:
         """Return whether this is as good as the best metric, and `other` is not or has a higher loss.
 
-        As good is what is lower by one standard error at most: of 20 samples one more is right by chance, so an
-        accuracy on few samples says less than their loss. The rule is from Breiman et al. 1984, Classification and
-        Regression Trees, section 3.4.3.
+        An accuracy on few samples says less than their loss.
 
         Args:
             other: to compare with.
             top: the one with the best metric of all so far; None for the better one of the two.
         """
         top = top or max(self, other, key=lambda score: score.rank)
-        good, other_good = (score.rank >= top.rank - top.noise for score in (self, other))
+        good, other_good = (score.as_good_as(top) for score in (self, other))
         return good and (not other_good or self.negative_loss > other.negative_loss)
+
+    def as_good_as(self, top: "Score") -> bool:
+        """Return whether the metric is lower than that of `top` by one of its standard errors at most.
+
+        Of 20 samples one more is right by chance. The rule is from Breiman et al. 1984, Classification and Regression
+        Trees, section 3.4.3.
+        """
+        return self.rank >= top.rank - top.noise
 
     @property
     def metric(self) -> float:
@@ -68,13 +74,19 @@ def keep_best(
 ) -> Any:
     """Return a tf_keras callback that finds the best epoch, and restores its weights on request.
 
+    Of all that are as good as the one with the best metric it is the last: schedules let the weights settle in the end,
+    and the epoch that happens to have the best of many metrics on few samples is rarely the best one. The lowest loss
+    would choose too early, since it rises with the confidence of a model that still learns; but the start is kept if no
+    epoch has a better metric, or one as good and a lower loss.
+
     Args:
         model: the model whose weights are kept, perhaps inside the one that is fitted.
         metric: as Keras logs it.
         read: `Score.of` for this metric and the validation data, of logs and `prefix`.
         first_epoch: the first epoch, from 1, whose weights may be kept; before it a stage's promise does not hold yet.
         start: the score of the untrained model, if its weights may be kept.
-        patience: stop after this many epochs without a better one, counted from `first_epoch`; None never stops.
+        patience: stop after this many epochs, counted from `first_epoch`, without one that has a better metric, or one
+            as good and a lower loss; None never stops.
     """
     return _callback_class()(model, metric, read, first_epoch, start, patience)
 
@@ -100,6 +112,7 @@ def _callback_class() -> Any:
             self._first_epoch, self._patience = first_epoch, patience
             self.best: Score | None = start
             self._top = start  # the score with the best metric
+            self._lowest, self._lowest_epoch = start, 0  # as good as that, with the lowest loss
             self.epoch: int | None = None if start is None else 0
             self.last = 0
             self._weights = None if start is None else kept.get_weights()
@@ -111,23 +124,26 @@ def _callback_class() -> Any:
             score = self._read(logs, prefix="val_")
             if self._top is None or score.rank > self._top.rank:
                 self._top = score
-            if self.best is None or score.better_than(self.best, self._top):
-                self.best, self.epoch, self._weights = score, self.last, self._kept.get_weights()
-            elif self._patience and self.last - max(self.epoch or 0, self._first_epoch) >= self._patience:
+            if self._lowest is None or score.better_than(self._lowest, self._top):
+                self._lowest, self._lowest_epoch = score, self.last
+            elif self._patience and self.last - max(self._lowest_epoch, self._first_epoch) >= self._patience:
                 self.model.stop_training = True
+            if self._lowest_epoch and score.as_good_as(self._top):
+                self.best, self.epoch, self._weights = score, self.last, self._kept.get_weights()
 
         def get_state(self) -> dict[str, np.ndarray]:
-            state = {"epochs": np.array([self.last, -1 if self.epoch is None else self.epoch])}
-            for name, score in (("best", self.best), ("top", self._top)):
+            kept = -1 if self.epoch is None else self.epoch
+            state = {"epochs": np.array([self.last, kept, self._lowest_epoch])}
+            for name, score in (("best", self.best), ("top", self._top), ("lowest", self._lowest)):
                 if score is not None:
                     state[name] = np.array([score.rank, score.negative_loss, score.noise])
             return state | {f"weight_{number}": weight for number, weight in enumerate(self._weights or ())}
 
         def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-            self.last, epoch = map(int, state["epochs"])
+            self.last, epoch, self._lowest_epoch = map(int, state["epochs"])
             self.epoch = None if epoch < 0 else epoch
-            self.best, self._top = (
-                Score(*map(float, state[name])) if name in state else None for name in ("best", "top")
+            self.best, self._top, self._lowest = (
+                Score(*map(float, state[name])) if name in state else None for name in ("best", "top", "lowest")
             )
             self._weights = [state[f"weight_{number}"] for number in range(len(state)) if f"weight_{number}" in state]
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -36,6 +36,8 @@ from tfopt.training.variables import build_metric, build_optimizer
 VALIDATION_BATCH = 256
 # Moving averages this close to the precise statistics change no prediction worth a validation.
 SMALL_SHIFT = 0.02
+FROZEN_WARM_UP = 0.2
+"""Fraction of the steps with a rising rate where pretrained BatchNormalizations keep their statistics."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -170,7 +172,7 @@ def _fit(
     """Compile and fit `learner`; return the history and the callback that knows its best epoch."""
     model, task, per_epoch = _student(learner), task_of(data), data.steps(training.batch_size)
     steps = epochs * per_epoch
-    optimizer = as_remembered(make_optimizer(training, learning_rate, steps), model)
+    optimizer = as_remembered(make_optimizer(_warmed_up(training, model, len(data.train)), learning_rate, steps), model)
     optimizer = for_target_scale(optimizer, model, *_deviations(data, model))
     if training.precision == "float16":  # its smallest gradients would be zero
         optimizer = tf_keras().mixed_precision.LossScaleOptimizer(optimizer)
@@ -280,9 +282,23 @@ def _require_finite(model: Any, label: str) -> None:
 
 def _statistics_in_training(model: Any, training: Training, samples: int, steps: int) -> Overrides:
     """Return what makes the BatchNormalizations of `model` work in training as `Training.batchnorm` says."""
+    return [*_frozen_statistics(model, training, samples), *batchnorm.fitting_momentum(model, steps)]
+
+
+def _frozen_statistics(model: Any, training: Training, samples: int) -> Overrides:
     few = training.batchnorm == "auto" and samples < batchnorm.FEW
-    fixed = batchnorm.in_inference_mode(model) if few or training.batchnorm == "frozen" else []
-    return [*fixed, *batchnorm.fitting_momentum(model, steps)]
+    return batchnorm.in_inference_mode(model) if few or training.batchnorm == "frozen" else []
+
+
+def _warmed_up(training: Training, model: Any, samples: int) -> Training:
+    """Return `training` with the warm-up that it leaves open: a trained model with frozen statistics needs one.
+
+    Adam's first steps are as large as the rate whatever the gradients are. Nothing rescales what they change, so that
+    a few of them can undo the pretraining.
+    """
+    if training.warm_up is not None or training.schedule == "one_cycle":
+        return training
+    return replace(training, warm_up=FROZEN_WARM_UP) if _frozen_statistics(model, training, samples) else training
 
 
 def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list[str]:

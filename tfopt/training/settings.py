@@ -48,8 +48,8 @@ class Training:
             learn; one that is nearly trained tells little.
         schedule: of the learning rate within each stage: "cosine" (down to zero, Loshchilov & Hutter 2016), "one_cycle"
             (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.training.schedules`.
-        warm_up: fraction of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle,
-            none for the others.
+        warm_up: fraction of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle; 0.2
+            for the others where pretrained BatchNormalizations keep their statistics, else none.
         batch_size: samples per step.
         lower_batch_on_oom: halve the batch size when memory runs out, with a note, and begin the stage again.
         precision: of products and convolutions in training: "float16" on GPUs, with a scaled loss, or "bfloat16" on
