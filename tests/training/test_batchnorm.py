@@ -141,6 +141,36 @@ def test_which_statistics_are_used_in_training(batchnorm_, seen, samples, moves,
                for old, new in zip(*pairs, strict=True))  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"batchnorm": "frozen"}, 1 / 2),  # 10 steps, of which the first 2 rise
+        ({"batchnorm": "auto"}, 1 / 2),
+        ({"batchnorm": "frozen", "schedule": "constant"}, 1 / 2),
+        ({"batchnorm": "train"}, 1.0),
+        ({"batchnorm": "frozen", "warm_up": 0.0}, 1.0),
+        ({"batchnorm": "frozen", "warm_up": 0.4}, 1 / 4),
+        ({"batchnorm": "frozen", "schedule": "one_cycle"}, 1 / 25),
+    ],
+)
+def test_the_rate_rises_where_trained_statistics_are_kept(settings, first):
+    rates = []
+
+    class Rates(tf_keras().callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    rng = np.random.default_rng(2)
+    data = tfopt.load_data((rng.normal(3, 2, (80, 4)).astype("float32"), np.arange(80) % 3))
+    given = tfopt.Training(learning_rate=1e-3, batch_size=32, **settings)
+    train(
+        net(), data.batches("train", 32), data, loss="sparse_categorical_crossentropy", training=given, epochs=5,
+        progress=Progress(quiet=True), label="test", callbacks=[Rates()],
+    )  # fmt: skip
+    assert len(rates) == 10
+    assert rates[0] == pytest.approx(1e-3 * first)
+
+
 def trained(model, data, batchnorm_="train", epochs=1):
     return train(
         model,
