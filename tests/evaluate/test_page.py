@@ -293,6 +293,15 @@ def test_a_comparison(full_report):
     assert len(differing) == 1
 
 
+def test_latencies_of_different_runs_have_no_ratio(full_report):
+    first = full_report("plain")
+    slow = [dataclasses.replace(row, latency_ms=2 * row.latency_ms) for row in first.rows]
+    pair = [Candidate("one", first), Candidate("two", dataclasses.replace(first, rows=slow))]
+    page = comparison_page(pair)
+    assert "slower" not in page.split("</table>")[0]
+    assert "tfopt bench" in page
+
+
 def test_of_a_stage_that_one_recipe_lacks_the_name_differs():
     rows = {"stages.1.stage": True, "stages.1.epochs": False, "distillation.alpha": True}
     assert {place: Setting(place, ("2", "")).differs for place in rows} == rows

@@ -175,6 +175,8 @@ def test_a_row_is_compared_with_the_speed_of_another_file():
     data = tfopt.load_data((x, np.arange(20) % 2))
     row = measured_row("small", file(8), data, seconds=1.0, notes=[], original=file(20_000))
     assert row.macs == 64 * 8 + 8 * 2 and row.speedup > 2  # 2,500 times fewer multiplications
+    row = measured_row("small", file(8), data, seconds=1.0, notes=[], original=file(20_000), original_ms=12.0)
+    assert row.latency_ms * row.speedup == pytest.approx(12.0)  # the table does not contradict itself
 
 
 def test_ratios_are_medians_over_rounds():

@@ -41,7 +41,8 @@ class Row:
         parameters, nonzero_parameters: numbers in the kernels and biases of the file.
         max_unique_weights: the largest number of distinct values in one kernel.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
-        latency_ms: median for one sample on one thread, in milliseconds.
+        latency_ms: median for one sample on one thread, in milliseconds; after the first row, that of the first row
+            divided by `speedup`, since times measured apart differ with what else the machine does.
         macs: multiply-accumulates of one sample, see `tfopt.tflite.read.macs`; None if they cannot be counted.
         speedup: how many times faster than the first row's file, measured side by side.
         seconds: duration of the step, training and measuring.
@@ -200,6 +201,7 @@ def measured_row(
     seconds: float,
     notes: list[str],
     original: LiteModel | None = None,
+    original_ms: float | None = None,
     latency: bool = True,
     logits: Any = False,
     history: History | None = None,
@@ -214,6 +216,7 @@ def measured_row(
         seconds: how long the step took.
         notes: about the step.
         original: the file to whose speed this one is compared, in interleaved rounds.
+        original_ms: its latency; None takes that of this file as it is.
         latency: whether to measure times.
         logits: whether the file outputs logits rather than probabilities; by output if there are several.
         history: of the training in the step.
@@ -224,6 +227,8 @@ def measured_row(
     parameters, sample = parameters_of(lite), data.test.x(slice(0, 1))
     files = [lite] if original is None else [lite, original]
     times = interleaved_times(files, [sample] * len(files), runs=LATENCY_RUNS) if latency else []
+    ratio = speedup(times[1], times[0]) if len(times) > 1 else None
+    milliseconds = float(np.median(times[0])) if times else None
     return Row(
         step=step,
         metrics={**task_of(data).measured(predictions, data.test, logits=logits)},
@@ -232,10 +237,10 @@ def measured_row(
         max_unique_weights=max((unique_weights(values) for values in kernels), default=0),
         bytes=lite.size,
         deflated_bytes=lite.deflated,
-        latency_ms=float(np.median(times[0])) if times else None,
+        latency_ms=original_ms / ratio if original_ms and ratio else milliseconds,
         seconds=seconds,
         notes=notes,
         macs=lite.macs(sample),
-        speedup=speedup(times[1], times[0]) if len(times) > 1 else None,
+        speedup=ratio,
         history=history,
     )

@@ -67,6 +67,7 @@ class Rows:
             seconds=seconds,
             notes=[UNKNOWN, *notes] if data.labels == "none" else notes,
             original=self.first_file if self.rows else None,
+            original_ms=self.rows[0].latency_ms if self.rows else None,
             logits=logits,
             history=history,
             outputs=outputs,

@@ -95,6 +95,8 @@ def _data_of(candidates: Sequence[Candidate]) -> str:
 
 
 def _cell(measure: Measure, row: Row, first: Row) -> Cell:
+    if measure is measures.LATENCY:  # of different runs, perhaps on different machines: their ratio says nothing
+        return Cell(measure.text(row), measure.of(row) or 0.0, "", "")
     return Cell(measure.text(row), measure.of(row) or 0.0, measure.change(row, first), measure.tone(row, first))
 
 
