@@ -9,11 +9,13 @@ import tensorflow as tf
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
+from tfopt.bridge import to_tf_keras
 from tfopt.bridge.carried_settings import as_loss
 from tfopt.errors import DataError, RecipeError
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import make_optimizer, stop_at_nan
 from tfopt.training.loss import choose_loss
+from tfopt.training.loss_notes import loss_notes
 from tfopt.training.settings import OPTIMIZERS
 
 RNG = np.random.default_rng(0)
@@ -196,6 +198,57 @@ def test_a_loss_of_the_user_gets_the_labels_as_they_are():
     model = net()
     model.compile("sgd", mse)
     assert loss_for(model, CLASSES) is mse
+
+
+def weighted_categorical_crossentropy(y_true, y_pred):
+    """Three times the surprise, on one-hot labels."""
+    return -3 * tf.reduce_sum(tf.cast(y_true, y_pred.dtype) * tf.math.log(y_pred), axis=-1)
+
+
+def weighted_by_number(y_true, y_pred):
+    """The same on class numbers."""
+    y_true = tf.cast(tf.reshape(y_true, (-1,)), tf.int32)
+    return -3 * tf.math.log(tf.gather(y_pred, y_true, batch_dims=1))
+
+
+class CategoricalCrossentropy(keras.losses.Loss):
+    """The same of Keras 3, with the name of one of its own."""
+
+    def call(self, y_true, y_pred):
+        return -3 * keras.ops.sum(keras.ops.cast(y_true, y_pred.dtype) * keras.ops.log(y_pred), axis=-1)
+
+
+@pytest.mark.parametrize("labels", [CLASSES, ONE_HOT])
+@pytest.mark.parametrize("own", [weighted_categorical_crossentropy, weighted_by_number, CategoricalCrossentropy])
+def test_a_loss_of_the_user_gets_the_labels_that_it_expects(own, labels):
+    """On labels of the other form each of them gives a number too, or its name is that of a loss that does not fit."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", own() if isinstance(own, type) else own)
+    loss = loss_for(to_tf_keras(model), labels)
+    assert float(np.mean(loss(labels, PROBABILITIES))) == pytest.approx(3 * SURPRISE, rel=1e-4)
+
+
+def test_the_labels_of_an_own_loss_are_said():
+    model = net(last="softmax")
+    model.compile("sgd", weighted_categorical_crossentropy)
+    (note,) = loss_notes(model, tfopt.Training(), tfopt.load_data((X, CLASSES)))
+    assert note == "loss: weighted_categorical_crossentropy, as the model is compiled, on one-hot labels"
+
+
+def test_a_loss_on_class_numbers_and_mixup():
+    model = net(last="softmax")
+    model.compile("sgd", weighted_by_number)
+    with pytest.raises(RecipeError, match="expects class numbers"):
+        loss_for(model, ONE_HOT, mixup=0.2)
+
+
+def test_a_loss_that_orders_answers_in_neither_form_gets_the_labels_as_they_are():
+    def spread(y_true, y_pred):
+        return tf.reduce_mean(tf.square(y_pred), axis=-1) + 0 * tf.cast(tf.reduce_mean(y_true), y_pred.dtype)
+
+    model = net(last="softmax")
+    model.compile("sgd", spread)
+    assert loss_for(model, CLASSES) is spread
 
 
 @pytest.mark.parametrize("labels", ["bool", "int64", "uint8"])

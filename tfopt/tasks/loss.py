@@ -8,7 +8,12 @@ from tfopt.tasks.task import LabelForm
 
 
 def fits_labels(loss: Any, labels: LabelForm) -> bool:
-    """Return False for a crossentropy that only expects another label encoding; `Task.loss` gives the right one."""
+    """Return False for a crossentropy of Keras that expects another label encoding; `Task.loss` gives the right one.
+
+    A loss of somebody else always counts, whatever its name is.
+    """
+    if not isinstance(loss, str) and not is_built_in(loss):
+        return True
     name = loss if isinstance(loss, str) else _name(loss)
     family = name.lower().replace("_", "")
     if "categoricalcrossentropy" not in family or family.startswith("sparse") == (labels == "sparse"):
@@ -19,9 +24,19 @@ def fits_labels(loss: Any, labels: LabelForm) -> bool:
 
 def compares_with_outputs(loss: Any) -> bool:
     """Return whether `loss` is a built-in Keras loss that expects one label per output, as most do."""
+    kind = _kind(loss)
+    return kind in _built_in() and not kind.__name__.lower().startswith("sparse")
+
+
+def is_built_in(loss: Any) -> bool:
+    """Return whether `loss`, an object or a function, is of either Keras."""
+    return _kind(loss) in _built_in()
+
+
+def _kind(loss: Any) -> Any:
+    """Return the function, or the class, of a loss."""
     loss = getattr(loss, "loss", loss)  # of Keras 3, run by tf_keras
-    own = loss if hasattr(loss, "__name__") else type(loss)
-    return own in _built_in() and not own.__name__.lower().startswith("sparse")
+    return loss if hasattr(loss, "__name__") else type(loss)
 
 
 @functools.cache
@@ -87,3 +102,21 @@ def last_axis_loss() -> Any:
             return y_true[..., None]
 
     return LastAxisLoss
+
+
+@functools.cache
+def class_number_loss() -> Any:
+    """Return the class of losses on one-hot labels that compute another loss on class numbers."""
+    import tensorflow as tf
+
+    base: Any = one_hot_loss()
+
+    class ClassNumberLoss(base):  # type: ignore[misc]
+        """Gives one-hot labels (batch, ..., classes) as class numbers (batch, ...), or (batch, 1) as Keras does."""
+
+        def encoded(self, y_true: Any, y_pred: Any) -> Any:
+            del y_pred
+            numbers = tf.argmax(y_true, axis=-1, output_type=tf.int32)
+            return numbers[:, None] if len(numbers.shape) == 1 else numbers
+
+    return ClassNumberLoss

@@ -11,8 +11,9 @@ from tfopt.base.words import reason_of
 from tfopt.data import Dataset
 from tfopt.errors import DataError, RecipeError
 from tfopt.tasks import task_of
-from tfopt.tasks.loss import compares_with_outputs, fits_labels, last_axis_loss, one_hot_loss
+from tfopt.tasks.loss import class_number_loss, compares_with_outputs, fits_labels, last_axis_loss, one_hot_loss
 from tfopt.tasks.responses import are_logits
+from tfopt.training.label_form import other_form
 from tfopt.training.named import loss_named
 from tfopt.training.settings import Training
 
@@ -27,7 +28,13 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
     Raises:
         RecipeError: a loss name that tf_keras does not know, or a loss that does not fit the labels.
     """
-    return loss_for(model, data, of_single_output(model.loss) if bridge.is_compiled(model) else None, training.loss)
+    loss = loss_for(model, data, of_single_output(model.loss) if bridge.is_compiled(model) else None, training.loss)
+    if training.mixup and isinstance(loss, class_number_loss()):
+        raise RecipeError(
+            "Training(mixup=...) mixes one-hot labels, and the loss of the model expects class numbers. Leave mixup "
+            "out, or set Training(loss=...)."
+        )
+    return loss
 
 
 def loss_for(model: Any, data: Dataset, compiled: Any, named: Any = None) -> Any:
@@ -68,9 +75,12 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
             "Training(loss=...) in the recipe."
         )
     function = tf_keras().losses.get(loss)
-    if data.labels == "sparse" and _needs_one_value_per_output(function, model.output_shape):
-        loss = function = one_hot_loss()(function)
     outputs, labels = _outputs(model, data.train.x(slice(0, FEW))), data.train.y(slice(0, FEW))
+    other = other_form(function, labels, data.labels, outputs.shape[-1])
+    if data.labels == "sparse" and (other or _needs_one_value_per_output(function, model.output_shape)):
+        loss = function = one_hot_loss()(function)
+    elif other:
+        loss = function = class_number_loss()(function)
     try:
         return _computed(loss, function, labels, outputs)
     except Exception as error:
