@@ -8,6 +8,7 @@ from pyarrow import parquet
 
 import tfopt
 from tfopt import cli
+from tfopt.data.dates import dates_in
 from tfopt.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -94,6 +95,89 @@ def test_dates_of_equal_and_other_distances(tmp_path, dates, said, suffix):
     found = [note for note in data.notes if "'day'" in note]
     assert found == [f"'day' left out: its values are dates; steps are taken to be at equal distances{said}"]
     assert data.input_shape == (4, 1)
+
+
+def as_text(form, days):
+    return [form.format(day=each.day, month=each.month, year=each.year) for each in days.astype("M8[D]").tolist()]
+
+
+SHUFFLED = np.random.default_rng(1).permutation(200)
+
+
+@pytest.mark.parametrize(
+    "form", ["{year}-{month:02}-{day:02}", "{day}.{month}.{year}", "{month}/{day}/{year}", "{day:02}-{month:02}-{year}"]
+)
+@pytest.mark.parametrize(
+    ("order", "note"),
+    [
+        (np.arange(199, -1, -1), "rows stand from the last 'day' to the first: taken from the first on"),
+        (SHUFFLED, f"rows do not stand in order of time ({(np.diff(SHUFFLED) < 0).sum()} steps back): sorted by 'day'"),
+    ],
+    ids=["from the last on", "shuffled"],
+)
+def test_rows_in_another_order_than_that_of_time(tmp_path, form, order, note):
+    days = as_text(form, DAY + np.arange(200))
+    path = write(tmp_path / "load.csv", "day,load", [days[each] for each in order], LOAD[order])
+    found = tfopt.load_series(path, window=12)
+    wanted = tfopt.load_series(LOAD, window=12)
+    assert note in found.notes
+    for part in ("train", "test"):
+        np.testing.assert_array_equal(found.split(part).x(), wanted.split(part).x())
+    assert any(each.endswith("are dates; steps are taken to be at equal distances") for each in found.notes)
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_index_of_pandas_is_no_column_of_the_series(tmp_path, name, first):
+    data = tfopt.load_series(write(tmp_path / "load.csv", f"{name},load", np.arange(200) + first, LOAD), window=12)
+    assert data.input_shape == (12, 1)
+    assert any("since pandas wrote it as the index of the rows" in note for note in data.notes)
+    kept = tfopt.load_series(write(tmp_path / "load.csv", "number,load", np.arange(200) + first, LOAD), window=12)
+    assert kept.input_shape == (12, 2)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\n", "\r\n"])
+def test_an_empty_line_in_a_single_column_is_a_missing_value(tmp_path, end):
+    texts = [str(value) for value in LOAD]
+    (tmp_path / "load.csv").write_text("\n".join(["load", *texts]) + end)
+    assert len(tfopt.load_series(tmp_path / "load.csv", window=12).train.x()) > 0
+    assert tfopt.load_series(tmp_path / "load.csv", window=12).source.startswith("200 steps of 1 column")
+    texts[50] = ""
+    (tmp_path / "load.csv").write_text("\n".join(["load", *texts]) + end)
+    with pytest.raises(DataError, match="got 1 missing value in 'load', the first in row 50; fill them in"):
+        tfopt.load_series(tmp_path / "load.csv", window=12)
+
+
+def test_times_that_come_twice(tmp_path):
+    hours = DAY.astype("M8[h]") + np.arange(200) - (np.arange(200) >= 100)  # the clocks go back once
+    data = tfopt.load_series(write(tmp_path / "load.csv", "hour,load", hours, LOAD), window=12)
+    assert not any("order" in note for note in data.notes)
+    of_two = np.repeat(DAY + np.arange(100), 2)
+    with pytest.raises(
+        DataError, match="got 100 of 200 rows with a 'day' that another row has too: keep the rows of one"
+    ):
+        tfopt.load_series(write(tmp_path / "shops.csv", "day,load", of_two, LOAD), window=12)
+
+
+@pytest.mark.parametrize(
+    ("texts", "dates"),
+    [
+        (["2024-01-31 06:30", None], ["2024-01-31T06:30", "NaT"]),
+        (["2024-01-31T06:30:15.5+02:00", "2024-01-31T06:30:15Z"], ["2024-01-31T04:30:15.500", "2024-01-31T06:30:15"]),
+        (["1/2/2024", "1/13/2024"], ["2024-01-02", "2024-01-13"]),
+        (["1/2/2024", "13/2/2024"], ["2024-02-01", "2024-02-13"]),
+        (["1.2.2024", "2.2.2024"], ["2024-02-01", "2024-02-02"]),
+        (["1/1/2024", "1/2/2024", "1/3/2024", "1/4/2024"], ["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04"]),
+        (["1/1/2024", "2/2/2024"], ["2024-01-01", "2024-02-02"]),
+        (["1/3/2024", "2/5/2024"], None),
+        (["31/31/2024", "1/1/2024"], None),
+    ],
+)
+def test_dates_in_texts(texts, dates):
+    found = dates_in(texts)
+    assert (found is None) == (dates is None)
+    if dates:
+        np.testing.assert_array_equal(found, np.array(dates, "M8[us]"))
 
 
 @pytest.mark.parametrize(

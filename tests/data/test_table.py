@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 import tfopt
 from tfopt.data import load_data
 from tfopt.data.beside import stated_beside
-from tfopt.data.cells import are_dates, as_numbers, if_numbers
+from tfopt.data.cells import as_numbers, if_numbers
+from tfopt.data.dates import are_dates
 from tfopt.data.for_model import data_for
 from tfopt.data.front_ends import front_end_from
 from tfopt.errors import DataError

@@ -19,11 +19,6 @@ _MOST = 0.5
 _LARGEST = 1e30
 """Larger numbers, squared, are beyond float32."""
 _WRITTEN = re.compile(r"([+-]?)([$€£¥]?)\s?(\d[\d,]*(?:\.\d*)?|\.\d+)\s?([$€£¥%]?)")
-_DATE = re.compile(
-    r"(?:(?P<year>\d{4})(?P<dash>[-/])(?P<month>\d{1,2})(?P=dash)(?P<day>\d{1,2})"
-    r"|(?P<one>\d{1,2})(?P<dot>[-/.])(?P<other>\d{1,2})(?P=dot)\d{4})"
-    r"(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
-)
 _GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 
 
@@ -156,25 +151,6 @@ def _almost_numbers(name: str, texts: Iterable[str | None]) -> tuple[str, ...]:
     shown = next(text for text, (_, before, _, after) in found.items() if (before, after) == usual)
     odd = next(text for text in counts if text not in found or found[text][1::2] != usual)
     return (f"{name!r} is read as categories, since {odd!r} is not written as {shown!r} is: write all as numbers",)
-
-
-def are_dates(texts: Iterable[str | None]) -> bool:
-    """Return whether all texts that are there are dates, with or without a time.
-
-    They are written as 2024-01-31 or 2024/1/31, or with the year of four digits last, as 1/31/2024 and 31.1.2024.
-    """
-    present = {text for text in texts if text and not is_missing(text)}
-    return bool(present) and all(map(_is_date, present))
-
-
-def _is_date(text: str) -> bool:
-    found = _DATE.fullmatch(text)
-    if not found:
-        return False
-    if found["year"]:
-        return 0 < int(found["month"]) <= 12 and 0 < int(found["day"]) <= 31
-    month, day = sorted((int(found["one"]), int(found["other"])))  # countries differ in their order
-    return 0 < month <= 12 and day <= 31
 
 
 def number_in(text: str) -> float | None:

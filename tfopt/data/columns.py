@@ -17,6 +17,7 @@ from tfopt.data.delimited import BLOCK, read_delimited
 from tfopt.errors import DataError
 
 Columns = dict[str, np.ndarray]
+_UNNAMED = re.compile(r"(Unnamed: \d+|\s*)$")
 _INDEX = re.compile(r"__index_level_\d+__$")
 Read = tuple[Any, tuple[str, ...]]
 
@@ -66,7 +67,9 @@ def read_columns(
     if blanks := [name for name, given in zip(names, table.column_names, strict=True) if name != given]:
         notes += (f"blanks around the names of columns do not count: {', '.join(blanks)}",)
     if index := [name for name in names if name in _index_of(table) and name not in needed]:
-        notes += (f"left out, since pandas wrote it as the index of the rows: {', '.join(index)}",)
+        notes += (
+            f"left out, since pandas wrote it as the index of the rows: {', '.join(name or 'the column without a name' for name in index)}",
+        )
         table = table.drop_columns([given for given in table.column_names if given.strip() in index])
         names = [name.strip() for name in table.column_names]
     found = {name: _plain(column) for name, column in zip(names, table.columns, strict=True)}
@@ -78,9 +81,25 @@ def read_columns(
 
 
 def _index_of(table: Any) -> set[str]:
-    """Return the columns that are the index of a data frame: pandas names them, and has a name for one without."""
+    """Return the columns that are the index of a data frame: pandas names them, and has a name for one without.
+
+    In a CSV that has no name, or "Unnamed: 0" once it was read and written again.
+    """
     stated = (table.schema.pandas_metadata or {}).get("index_columns", ())  # a range is a dict instead of a column
-    return {each.strip() for each in stated if isinstance(each, str)} | set(filter(_INDEX.match, table.column_names))
+    numbered = {
+        name for name, column in zip(table.column_names, table.columns, strict=True)
+        if _UNNAMED.match(name) and _numbers_rows(column)
+    }  # fmt: skip
+    named = {each.strip() for each in stated if isinstance(each, str)}
+    return named | numbered | set(filter(_INDEX.match, table.column_names))
+
+
+def _numbers_rows(column: Any) -> bool:
+    """Return whether the values of a column are integers that count its rows from 0 or 1 on."""
+    if column.null_count or not str(column.type).startswith("int"):
+        return False
+    values = column.to_numpy()
+    return bool(values[0] in (0, 1) and (np.diff(values) == 1).all())
 
 
 def _suffix(path: Path) -> str:

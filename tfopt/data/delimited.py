@@ -68,8 +68,13 @@ def read_delimited(
         column_types={name: string() for name in names if name.strip() in {*texts, *verbatim}},
     )
     reading = arrow.ReadOptions(block_size=BLOCK, encoding="utf-16" if encoding == "utf-16" else "utf8")
-    parsing = arrow.ParseOptions(delimiter=found, newlines_in_values=True, invalid_row_handler=_of_blank_line)
+    alone = len(names) == 1  # then an empty line is a missing value
+    parsing = arrow.ParseOptions(
+        delimiter=found, newlines_in_values=True, invalid_row_handler=_of_blank_line, ignore_empty_lines=not alone
+    )
     table = arrow.read_csv(path, reading, parsing, convert(strings_can_be_null=True))
+    if alone:
+        table = table.slice(0, len(table) - _empty_at_end(table.column(0)))
     for place, name in enumerate(table.column_names):
         if name.strip() == labels and _are_whole(table.column(place)):
             asked = convert(strings_can_be_null=True, include_columns=[name], column_types={name: string()})
@@ -104,6 +109,12 @@ def opened(path: Path) -> BinaryIO:
 def _separator(head: str) -> str:
     header = (_QUOTED.sub("", head).splitlines() or [""])[0]
     return max(_SEPARATORS, key=header.count)
+
+
+def _empty_at_end(column: Any) -> int:
+    """Return how many values at the end of a column are missing."""
+    known = column.is_valid().to_numpy()
+    return int(known[::-1].argmax()) if known.any() else len(known)
 
 
 def _of_blank_line(row: Any) -> str:

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from tfopt.base.words import counted
-from tfopt.data.cells import are_dates, as_texts, if_numbers, is_missing
+from tfopt.data.cells import as_texts, if_numbers, is_missing
 from tfopt.data.columns import is_table, read_columns
+from tfopt.data.dates import NO_DATE, are_dates, dates_in
 from tfopt.errors import DataError
 
+_TWICE = 0.02
+"""More rows than this share with the time of another row are those of several series."""
 _EQUAL = "steps are taken to be at equal distances"
 
 
@@ -31,26 +34,80 @@ class SeriesFile:
 
 
 def read_series(path: Path) -> SeriesFile:
-    """Return the columns of numbers of a table. Dates are left out, with a note: steps are at equal distances.
+    """Return the columns of numbers of a table, in order of time.
+
+    Dates are left out, with a note: steps are at equal distances. The first column of dates says in which order the
+    rows stand.
 
     Raises:
-        DataError: it cannot be read, a value is missing, or a column has other texts than dates.
+        DataError: it cannot be read, a value is missing, a column has other texts than dates, or rows of several series
+            stand in one table.
     """
     if not is_table(path):
         raise DataError(f"Expected a series as an array, or as a table (.csv, .tsv, .jsonl or .parquet), got {path}.")
     columns, notes = read_columns(path, dates=True)
+    dates = {name: found for name, cells in columns.items() if (found := _dates(cells)) is not None}
+    order: np.ndarray | slice = slice(None)
+    time = next((name for name, each in dates.items() if _is_time(each)), None)
+    if time is not None:
+        order, said = _in_order_of_time(time, dates[time], path)
+        notes += said
     found: dict[str, np.ndarray] = {}
     for name, cells in columns.items():
-        values, said = (None, _on_dates(name, cells)) if cells.dtype.kind == "M" else _numbers(name, cells, path)
-        found |= {} if values is None else {name: values}
+        if name in dates:
+            said = _on_dates(name, cells, dates[name][order])
+        else:
+            values, said = _numbers(name, cells, path)
+            found[name] = values[order]
         notes += said
     if not found:
         raise DataError(f"Expected a column of numbers in the series {path}, got none: {'; '.join(notes)}.")
     return SeriesFile(np.stack(list(found.values()), axis=1), tuple(found), notes)
 
 
-def _numbers(name: str, cells: np.ndarray, path: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Return the numbers of a column, float64 (steps,), and notes; None for texts that are dates."""
+def _dates(cells: np.ndarray) -> np.ndarray | None:
+    """Return the dates of a column, datetime64 (steps,); None if it has others, all NaT if it cannot be told which."""
+    if cells.dtype.kind == "M":
+        return cells
+    if cells.dtype != object or not are_dates(texts := as_texts(cells)):
+        return None
+    dates = dates_in(texts)
+    return np.full(len(texts), NO_DATE) if dates is None else dates
+
+
+def _is_time(dates: np.ndarray) -> bool:
+    """Return whether `dates` can be the times of steps: none is missing, and they are not all the same."""
+    return len(dates) > 0 and not np.isnat(dates).any() and bool((dates != dates[0]).any())
+
+
+def _in_order_of_time(name: str, times: np.ndarray, path: Path) -> tuple[np.ndarray | slice, tuple[str, ...]]:
+    """Return the order in which `times` rise, and a note if rows stand in another one.
+
+    A few times may come twice, as an hour does when the clocks go back.
+
+    Raises:
+        DataError: too many come several times.
+    """
+    again = len(times) - len(np.unique(times))
+    if again > _TWICE * len(times):
+        raise DataError(
+            f"Expected a row for each time in the series {path}, got {again:,} of {counted(len(times), 'row')} with a "
+            f"{name!r} that another row has too: keep the rows of one series, or give each series a column."
+        )
+    steps = np.diff(times)
+    zero = np.timedelta64(0)
+    if (steps >= zero).all():
+        return slice(None), ()
+    if (steps <= zero).all():
+        return slice(None, None, -1), (f"rows stand from the last {name!r} to the first: taken from the first on",)
+    moved = int((steps < zero).sum())
+    return np.argsort(times, kind="stable"), (
+        f"rows do not stand in order of time ({counted(moved, 'step')} back): sorted by {name!r}",
+    )
+
+
+def _numbers(name: str, cells: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the numbers of a column, float64 (steps,), and notes."""
     if all(map(is_missing, texts := as_texts(cells))):
         raise DataError(
             f"Expected numbers in each column of the series {path}, got no value in any step of {name!r}; remove the "
@@ -58,12 +115,10 @@ def _numbers(name: str, cells: np.ndarray, path: Path) -> tuple[np.ndarray | Non
         )
     values, said = if_numbers(name, cells)
     if values.dtype == object:
-        if not are_dates(texts):
-            raise DataError(
-                f"Expected numbers in each column of the series {path}, got texts in {name!r}, such as "
-                f"{next(text for text in texts if text)!r}; remove the column, or give it as numbers."
-            )
-        return None, (f"{name!r} left out: its texts are dates; {_EQUAL}",)
+        raise DataError(
+            f"Expected numbers in each column of the series {path}, got texts in {name!r}, such as "
+            f"{next(text for text in texts if text)!r}; remove the column, or give it as numbers."
+        )
     values = values.astype(np.float64)
     if (missing := np.isnan(values)).any():
         count = counted(int(missing.sum()), "missing value")
@@ -74,9 +129,10 @@ def _numbers(name: str, cells: np.ndarray, path: Path) -> tuple[np.ndarray | Non
     return values, said
 
 
-def _on_dates(name: str, dates: np.ndarray) -> tuple[str, ...]:
-    """Return a note that `dates`, datetime64 (steps,), are left out, and whether they are at equal distances."""
-    said = f"{name!r} left out: its values are dates; {_EQUAL}"
+def _on_dates(name: str, cells: np.ndarray, dates: np.ndarray) -> tuple[str, ...]:
+    """Return a note that a column of `dates`, datetime64 (steps,), is left out, and whether distances are equal."""
+    what = "texts" if cells.dtype == object else "values"
+    said = f"{name!r} left out: its {what} are dates; {_EQUAL}"
     distances = _distances(dates)
     known, counts = np.unique(distances[~np.isnat(distances)], return_counts=True)
     if not len(known) or counts.max() == len(distances):

@@ -11,7 +11,8 @@ import numpy as np
 from typing_extensions import override
 
 from tfopt.base.words import counted
-from tfopt.data.cells import are_dates, as_numbers, as_objects, as_texts, if_numbers, is_missing, rewritten
+from tfopt.data.cells import as_numbers, as_objects, as_texts, if_numbers, is_missing, rewritten
+from tfopt.data.dates import are_dates
 from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
 from tfopt.errors import DataError
 from tfopt.tasks.scaling import moments

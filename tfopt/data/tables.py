@@ -14,7 +14,6 @@ import numpy as np
 from tfopt.base.narrowing import check_float32
 from tfopt.base.words import counted
 from tfopt.data.cells import (
-    are_dates,
     are_numbers,
     as_numbers,
     as_texts,
@@ -23,6 +22,7 @@ from tfopt.data.cells import (
     rewritten,
 )
 from tfopt.data.columns import Columns
+from tfopt.data.dates import are_dates
 from tfopt.data.delimited import MISSING, PADDED
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.front_end import FrontEnd
