@@ -5,7 +5,15 @@ import pytest
 
 import tfopt
 from tfopt.data import load_data, load_series
-from tfopt.evaluate.chance import at_chance, only_guesses, tell_of_other_classes, worse_than_naive
+from tfopt.evaluate.chance import (
+    Guess,
+    at_chance,
+    forgotten,
+    guess_of,
+    only_guesses,
+    tell_of_other_classes,
+    worse_than_naive,
+)
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import guessing
 
@@ -70,10 +78,10 @@ def test_a_model_that_finds_a_rare_class_does_not_guess():
     chosen = np.where(np.arange(200) % 10 == 9, 1 - labels, labels)
     assert (chosen == labels).mean() == 0.9 and only_guesses(task, labels, np.eye(2)[chosen], logits=False) is None
     frequent = np.eye(2)[np.zeros(200, int)]
-    assert only_guesses(task, labels, frequent, logits=False) == ("accuracy", 0.9, 0.9)
+    assert only_guesses(task, labels, frequent, logits=False) == Guess("accuracy", 0.9, 0.9, True)
     by_chance = np.where(np.arange(200) % 10 == 9, 1, 0)  # 2 of 20, 18 of 180
     made = only_guesses(task, labels, np.eye(2)[by_chance], logits=False)
-    assert made == ("accuracy", pytest.approx(164 / 200), 0.9)
+    assert made == Guess("accuracy", pytest.approx(164 / 200), 0.9, True)
     assert only_guesses(task, labels, np.where(labels, np.nan, frequent[:, 0])[:, None], logits=False) is None
 
 
@@ -83,10 +91,53 @@ def test_places_and_several_labels_that_are_always_the_usual_ones():
     images = np.zeros((40, 4, 4, 1), "float32")
     task = task_of(tfopt.load_data(((images, masks),) * 3, task="segmentation"))
     ground = np.eye(2)[np.zeros_like(masks)]
-    assert only_guesses(task, masks, ground, logits=False) == ("balanced accuracy", 0.5, 0.5)
+    assert only_guesses(task, masks, ground, logits=False) == Guess("balanced accuracy", 0.5, 0.5, True)
     assert only_guesses(task, masks, np.eye(2)[masks], logits=False) is None
     labels = (np.arange(120).reshape(40, 3) % 8 == 0).astype("int32")
     task = task_of(tfopt.load_data(((np.zeros((40, 1), "float32"), labels),) * 3))
     half = pytest.approx(0.5)
-    assert only_guesses(task, labels, np.zeros((40, 3)), logits=False) == ("balanced accuracy", half, half)
+    assert only_guesses(task, labels, np.zeros((40, 3)), logits=False) == Guess("balanced accuracy", half, half, True)
     assert only_guesses(task, labels, labels * 1.0, logits=False) is None
+
+
+def test_labels_that_are_all_the_same_tell_nothing():
+    """A perfect model has the balanced accuracy 1 there, and so has a guess."""
+    labels = np.tile([[1, 0, 1]], (50, 1))
+    task = task_of(tfopt.load_data(((np.zeros((50, 1), "float32"), labels),) * 3))
+    assert guess_of(task, labels, labels * 1.0, logits=False) == Guess("balanced accuracy", 1.0, 1.0, None)
+    masks = np.zeros((40, 4, 4), "int64")
+    task = task_of(tfopt.load_data(((np.zeros((40, 4, 4, 1), "float32"), masks),) * 3, task="segmentation"))
+    assert only_guesses(task, masks, np.eye(2)[masks], logits=False) is None
+    assert guess_of(task, masks, np.full((40, 4, 4, 2), np.nan), logits=False) is None
+
+
+def test_a_mask_that_is_right_by_its_place_alone_is_no_guess():
+    masks = np.zeros((40, 4, 4), "int64")
+    masks[:, 1:3, 1:3] = 1
+    task = task_of(tfopt.load_data(((np.zeros((40, 4, 4, 1), "float32"), masks),) * 3, task="segmentation"))
+    assert guess_of(task, masks, np.eye(2)[masks], logits=False).sure is False
+
+
+def found_rare():
+    """Accuracy 0.88, below the 0.9 of always answering the frequent class: 36 of 40, and 316 of 360."""
+    labels, task = two_classes(40, 400)
+    chosen = labels.copy()
+    chosen[:4], chosen[40:84] = 0, 1
+    assert (chosen == labels).mean() == 0.88
+    return labels, task, np.eye(2)[chosen]
+
+
+def test_a_file_that_was_trained_to_find_a_rare_class_has_not_forgotten_its_classes():
+    labels, task, outputs = found_rare()
+    assert at_chance(0.96, 0.88, labels)  # by its accuracy alone
+    assert forgotten(task, labels, outputs, 0.96, logits=False) is None
+    swapped = np.roll(outputs, 200, axis=0)  # the same answers to other samples
+    assert forgotten(task, labels, swapped, 0.96, logits=False).sure
+    assert forgotten(task, labels, swapped, 0.9, logits=False) is None  # the model did not know more
+
+
+def test_a_model_without_a_number_did_not_guess():
+    labels, task = two_classes()
+    frequent, right = np.eye(2)[np.zeros(200, int)], np.eye(2)[labels]
+    assert forgotten(task, labels, frequent, None, logits=False) == Guess("accuracy", 0.9, 0.9, True)
+    assert forgotten(task, labels, right, None, logits=False) is None

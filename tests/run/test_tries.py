@@ -10,11 +10,12 @@ import pytest
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, DivergedError, RecipeError
+from tfopt.evaluate.chance import Guess
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Evaluation, Guard
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
-from tfopt.run.verdicts import budget_missed
+from tfopt.run.verdicts import budget_missed, guesses
 from tfopt.stages.budget import Budget
 from tfopt.tflite.settings import FLOAT
 from tfopt.training.rate_finder import find_learning_rate
@@ -288,11 +289,32 @@ def test_a_stage_that_is_not_kept_is_in_the_keras_of_the_model(data, tmp_path, p
 
 def test_a_file_that_guesses_is_a_verdict(data, monkeypatch):
     ruinous = tfopt.Prune(final_sparsity=0.95, schedule="one-shot", epochs=0)
-    monkeypatch.setattr("tfopt.run.verdicts.at_chance", lambda *_: True)
+    monkeypatch.setattr("tfopt.run.verdicts.forgotten", lambda *_, **__: Guess("accuracy", 0.5, 0.5, True))
     result = run(data, ruinous, max_drop=None)
     assert not result.verdict.ok
     assert result.verdict.text.startswith("Expected a file that does its task; the file's accuracy is 0.")
     assert result.report.verdict == result.verdict.text and result.model is not None
+
+
+def rows_with(*accuracies):
+    return [SimpleNamespace(metrics={"accuracy": each}, bytes=10) for each in accuracies]
+
+
+def test_files_of_which_an_accuracy_has_no_number():
+    """A hundred samples of two classes; a file that swaps the answers of samples guesses, even if it names both."""
+    y = np.arange(100) % 2
+    part = (np.zeros((100, 2), "float32"), y)
+    data = tfopt.load_data((part, part, part))
+    right, guessed = np.eye(2)[y], np.eye(2)[np.arange(100) // 2 % 2]
+    assert guesses(data, rows_with(0.9, 0.5), guessed, False) == (
+        "the file's accuracy is 0.5000, that of always predicting the most frequent class is 0.5000; before the first "
+        "stage it was 0.9000"
+    )
+    assert guesses(data, rows_with(None, 0.5), guessed, False).endswith("before the first stage it had no number")
+    assert guesses(data, rows_with(0.5, 0.5), guessed, False) == guesses(data, rows_with(None, 1.0), right, False) == ""
+    lost = guesses(data, rows_with(0.9, None), right * np.nan, False)
+    assert lost == "the file's accuracy is not a number; before the first stage it was 0.9000"
+    assert guesses(data, rows_with(None, None), right * np.nan, False) == ""
 
 
 def test_a_budget_that_is_not_kept_is_a_verdict(data, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tfopt.tasks.significance import binomial_tail, is_guessing, paired_test
+from tfopt.tasks.significance import LEVEL, association_test, binomial_tail, is_guessing, paired_test
 
 RNG = np.random.default_rng(0)
 
@@ -62,3 +62,64 @@ def test_guessing_between_two_classes(right, count, guess):
     by_a_good_one = scipy.stats.binom.cdf(right, count, 0.75)
     assert guess == (False if by_chance <= 0.05 else True if by_a_good_one <= 0.05 else None)
     assert is_guessing(right, count, 0.5) is guess
+
+
+COUNTS = np.array([[9, 3], [1, 7]])
+
+
+def of_table(table):
+    """Labels and answers, (n, 1) each, with these numbers of samples by label and answer."""
+    labels, answers = (np.repeat(at.ravel(), table.ravel())[:, None] for at in np.indices(table.shape))
+    return labels, answers
+
+
+def by_shares(labels):
+    """The weights by which each class has the same share."""
+    return 1 / np.maximum(np.bincount(labels.ravel()), 1)
+
+
+@pytest.mark.parametrize("table", [COUNTS, COUNTS[::-1], [[5, 0], [0, 1]], [[20, 0], [2, 0]], [[3, 2], [0, 0]]])
+def test_two_classes_are_fishers_exact_test(table):
+    labels, answers = of_table(np.array(table))
+    expected = scipy.stats.fisher_exact(table, alternative="greater").pvalue
+    assert association_test(labels, answers, by_shares(labels)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_several_classes_are_a_permutation_test():
+    """All 8! orders of the answers of eight samples of three classes."""
+    labels, answers = np.array([0, 0, 0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 1, 2, 2, 0])
+    weights = by_shares(labels)
+    exact = scipy.stats.permutation_test(
+        (answers,),
+        lambda order: (weights[labels] * (order == labels)).sum(),
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=np.inf,
+    )
+    assert 0.02 < exact.pvalue < 0.3
+    found = association_test(labels[:, None], answers[:, None], weights)
+    assert found == pytest.approx(exact.pvalue, abs=4 * np.sqrt(exact.pvalue / 999))
+    assert found == association_test(labels[:, None], answers[:, None], weights)  # draws the same again
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("count", [5, 12, 50])
+@pytest.mark.parametrize("rare", [0.1, 0.4])
+def test_answers_that_do_not_look_at_the_sample_are_rarely_taken_for_knowledge(count, rare, classes):
+    """Of random answers of any frequency at most 5 % + 3 standard errors; the frequencies of both are unequal."""
+    rng, false, trials = np.random.default_rng([count, classes]), 0, 600 // classes**2
+    shares = np.array([1 - rare, *[rare / (classes - 1)] * (classes - 1)])
+    for _ in range(trials):
+        labels = rng.choice(classes, (count, 1), p=shares)
+        answers = rng.choice(classes, (count, 1), p=rng.dirichlet(np.ones(classes)))
+        false += association_test(labels, answers, by_shares(labels)) <= LEVEL
+    assert false / trials <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / trials)
+
+
+def test_samples_with_several_answers_swap_all_of_them_at_once():
+    """Two labels that always agree are one: of ten samples, five yes, all right: 1 of 252 orders."""
+    yes = np.repeat([0, 1], 5)
+    labels = np.stack([yes, 2 + yes], 1)
+    assert association_test(labels, labels, by_shares(labels)) == pytest.approx(1 / 252, abs=0.008)
+    always = np.stack([np.ones(10, int), np.full(10, 3)], 1)
+    assert association_test(labels, always, by_shares(labels)) == 1

@@ -1,5 +1,6 @@
 """Whether an accuracy means something: a file has forgotten its task, or the data are of another one."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tfopt.tasks import Task, task_of
 from tfopt.tasks.balance import Asked
 from tfopt.tasks.metrics import guessing, wilson_interval
 from tfopt.tasks.scaling import TargetScale
-from tfopt.tasks.significance import LEVEL, is_guessing, paired_test
+from tfopt.tasks.significance import is_guessing
 
 _UNSURE = 0.1
 """A balanced accuracy this far from that of a guess to 1 may be more than a guess on more samples."""
@@ -55,14 +56,28 @@ def at_chance(before: float, after: float, labels: ArrayLike) -> bool:
     return low_before > chance >= low_after and high_after < low_before
 
 
-def only_guesses(
-    task: Task, labels: np.ndarray, outputs: np.ndarray, *, logits: bool
-) -> tuple[str, float, float] | None:
-    """Return that `outputs` do no more than guess: their metric, and that of always answering what is most frequent.
+@dataclass(frozen=True)
+class Guess:
+    """What right answers of a model say beside those of always answering what is most frequent.
+
+    Attributes:
+        metric: the name of what is compared.
+        made: by the model.
+        of_guess: the same of always answering what is most frequent.
+        sure: True if the model does no more than guess, False if it does more, None if that is unsure.
+    """
+
+    metric: str
+    made: float
+    of_guess: float
+    sure: bool | None
+
+
+def guess_of(task: Task, labels: np.ndarray, outputs: np.ndarray, *, logits: bool) -> Guess | None:
+    """Return whether `outputs` do no more than guess.
 
     A model that is right as often as a guess may still tell classes apart, as one does that was trained to find a rare
-    one: its balanced accuracy is above that of a guess. For places and for several labels only this counts, since most
-    of their answers are the usual ones.
+    one. For places and for several labels only this counts, since most of their answers are the usual ones.
 
     Args:
         task: of the output.
@@ -71,28 +86,48 @@ def only_guesses(
         logits: whether these are logits rather than probabilities.
 
     Returns:
-        None if they do more, if that is unsure, or if there are no classes.
+        None if there are no classes, or if outputs are no numbers.
     """
     asked = Asked.by(task, labels)
     if asked is None or not np.isfinite(outputs).all():
         return None
-    alike = np.ones(asked.number)
-    share, often = (
+    told_apart = asked.told_apart(task, outputs, logits=logits)
+    weights = np.ones(asked.number) if task.has_classes else asked.balanced
+    made, often = (
         float(found.mean())
-        for found in (asked.hits(task, outputs, alike, logits=logits), asked.hits_of_guess(task, alike))
+        for found in (asked.hits(task, outputs, weights, logits=logits), asked.hits_of_guess(task, weights))
     )
-    if task.has_classes and not is_guessing(round(share * len(labels)), len(labels), often):
-        return None
-    balanced, guess = (
-        asked.hits(task, outputs, asked.balanced, logits=logits),
-        asked.hits_of_guess(task, asked.balanced),
-    )
-    if paired_test(balanced - guess) <= LEVEL:
-        return None
     if task.has_classes:
-        return "accuracy", share, often
-    made, guessed = float(balanced.mean()), float(guess.mean())
-    return None if made - guessed > _UNSURE * (1 - guessed) else ("balanced accuracy", made, guessed)
+        sure = is_guessing(round(made * len(labels)), len(labels), often)
+        return Guess("accuracy", made, often, False if told_apart else sure)
+    # Labels that are all the same tell nothing.
+    unsure = often > 1 - 1e-9 or made - often > _UNSURE * (1 - often)
+    return Guess("balanced accuracy", made, often, False if told_apart else None if unsure else True)
+
+
+def only_guesses(task: Task, labels: np.ndarray, outputs: np.ndarray, *, logits: bool) -> Guess | None:
+    """Return what `guess_of` does if `outputs` surely do no more than guess, else None."""
+    found = guess_of(task, labels, outputs, logits=logits)
+    return found if found and found.sure else None
+
+
+def forgotten(
+    task: Task, labels: np.ndarray, outputs: np.ndarray, before: float | None, *, logits: bool
+) -> Guess | None:
+    """Return what `outputs` of a file make of its classes if it guesses, and the model before did not; else None.
+
+    Args:
+        task: with classes.
+        labels: of the samples that both were measured on.
+        outputs: of the file.
+        before: accuracy of the model; None if it has no number, which is no guess.
+        logits: whether outputs are logits rather than probabilities.
+    """
+    found = guess_of(task, labels, outputs, logits=logits)
+    if found is None or found.sure is False:
+        return None
+    fell = bool(found.sure) if before is None else at_chance(before, found.made, labels)
+    return found if fell else None
 
 
 def worse_than_the_mean(data: Dataset, outputs: Any) -> dict[str, float]:

@@ -19,11 +19,11 @@ from tfopt.data.front_end import FrontEnd
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import outputs_of, ports_by_output
-from tfopt.evaluate.chance import at_chance, tell_of_other_classes
+from tfopt.evaluate.chance import forgotten, tell_of_other_classes
 from tfopt.graph.variables import unchanged
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import agreement, guessing, wilson_interval
+from tfopt.tasks.metrics import agreement, wilson_interval
 from tfopt.tasks.responses import are_logits
 from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
 from tfopt.tflite.prove.signals import LEAST_DB, Signal
@@ -232,9 +232,7 @@ def _compared(
     logits = are_logits(expected, task)
     values = [task.measured(outputs, data.test, logits=logits) for outputs in (expected, found)]
     before, after = (each.get("accuracy", 0.0) for each in values)
-    chance = None
-    if task.has_classes and at_chance(before, after, data.test.y()):
-        chance = guessing(data.test.y())
+    lost = forgotten(task, data.test.y(), found, before, logits=logits) if task.has_classes else None
     return ComparedOutput(
         name=name,
         largest=float(difference.max()),
@@ -243,7 +241,7 @@ def _compared(
         metrics={metric: (values[0][metric], values[1][metric]) for metric in values[0]},
         interval=wilson_interval(round(after * len(data.test)), len(data.test)) if task.has_classes else None,
         proof=proof,
-        chance=chance,
+        chance=lost and lost.of_guess,
     )
 
 

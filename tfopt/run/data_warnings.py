@@ -11,13 +11,12 @@ from tfopt.data import Dataset, Split
 from tfopt.data.arrays_by_name import leaves
 from tfopt.data.predicting import outputs_for
 from tfopt.data.table import Table
-from tfopt.evaluate.chance import only_guesses, other_classes
+from tfopt.evaluate.chance import guess_of, other_classes
 from tfopt.graph.variables import unchanged
 from tfopt.tasks import task_of
 from tfopt.tasks.balance import IMBALANCED
 from tfopt.tasks.metrics import predicted_classes
 from tfopt.tasks.responses import are_logits
-from tfopt.tasks.significance import is_guessing
 
 # Fewer training samples per class than this leave too little for a validation part.
 FEW = 5
@@ -153,20 +152,15 @@ def _imbalanced(counts: np.ndarray) -> bool:
 
 def guesses(data: Dataset, predict: Any, logits: bool, *, learns: bool = False) -> list[str]:
     """Warn of a model that is no better than always predicting the most frequent class, or may not be."""
-    task, outputs = task_of(data), np.asarray(outputs_for(predict, data.validation))
-    labels = _class_numbers(data, data.validation)
-    if not np.isfinite(outputs).all():
-        return []
-    accuracy, count = float((predicted_classes(outputs, logits=logits) == labels).mean()), len(labels)
-    often = float(np.bincount(labels).max() / count)
-    found = is_guessing(round(accuracy * count), count, often)
-    if found is False or (found and only_guesses(task, data.validation.y(), outputs, logits=logits) is None):
+    task, labels = task_of(data), data.validation.y()
+    found = guess_of(task, labels, np.asarray(outputs_for(predict, data.validation)), logits=logits)
+    if found is None or found.sure is False:
         return []
     compared = (
-        f"accuracy {accuracy:.4f} on {counted(count, 'validation sample')}, where always predicting the most frequent "
-        f"class has {often:.4f}"
+        f"accuracy {found.made:.4f} on {counted(len(labels), 'validation sample')}, where always predicting the most "
+        f"frequent class has {found.of_guess:.4f}"
     )
-    if found is None:
+    if found.sure is None:
         return [f"the validation data cannot tell whether the model does more than guess: {compared}"]
     cause = "As untrained models do; if it is trained, the" if learns else "The"
     return [

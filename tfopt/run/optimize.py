@@ -363,7 +363,7 @@ class _Run:
             self.progress.say(f"note: {row.notes[-1]}")
         self.rows.append(row)
         self._check_file(lite)
-        if self.verdict.ok and (said := guesses(self.data, self.report.rows)):
+        if self.verdict.ok and (said := guesses(self.data, self.report.rows, outputs, self.prepared.logits)):
             if settings.allow_drift:
                 self.report.rows[-1].notes.append(f"allowed: {said}")
             else:

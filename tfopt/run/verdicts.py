@@ -6,13 +6,12 @@ from typing import Any
 
 from tfopt.base.words import counted, metric_in_words
 from tfopt.data import Dataset
-from tfopt.data.arrays_by_name import rows
+from tfopt.data.arrays_by_name import rows as arrays
 from tfopt.errors import PromiseError
-from tfopt.evaluate.chance import at_chance, only_guesses, worse_than_naive, worse_than_the_mean
+from tfopt.evaluate.chance import forgotten, only_guesses, worse_than_naive, worse_than_the_mean
 from tfopt.evaluate.report import Row
 from tfopt.run.recipe import Recipe
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import guessing
 
 IF_GUESSING = (
     "Look at the rows of the report, train the stages for longer or with a smaller learning rate, or accept it with "
@@ -44,17 +43,28 @@ def _accuracy(row: Row) -> float | None:
     return math.nan if value is None else value
 
 
-def guesses(data: Dataset, rows: Sequence[Row]) -> str:
-    """Return that the file guesses on the test part; "" unless it does, and the first model did not."""
+def guesses(data: Dataset, rows: Sequence[Row], outputs: Any, logits: bool) -> str:
+    """Return that the file guesses on the test part; "" unless it does, and the first model did not.
+
+    Args:
+        data: with the test part.
+        rows: of the first model, ..., of the file.
+        outputs: of the file for the test part.
+        logits: whether these are logits.
+    """
     if not task_of(data).has_classes:
         return ""
-    labels = data.test.y()
-    before, after = (row.metrics["accuracy"] or 0.0 for row in (rows[0], rows[-1]))
-    if not at_chance(before, after, labels):
+    before, after = (row.metrics["accuracy"] for row in (rows[0], rows[-1]))
+    was = "it had no number" if before is None else f"it was {before:.4f}"
+    if after is None:
+        return "" if before is None else f"the file's accuracy is not a number; before the first stage {was}"
+    chosen = data.test.spread(JUDGED_ON)
+    found = forgotten(task_of(data), data.test.y(chosen), arrays(outputs, chosen), before, logits=logits)
+    if found is None:
         return ""
     return (
-        f"the file's accuracy is {after:.4f}, that of always predicting the most frequent class is "
-        f"{guessing(labels):.4f}; before the first stage it was {before:.4f}"
+        f"the file's accuracy is {found.made:.4f}, that of always predicting the most frequent class is "
+        f"{found.of_guess:.4f}; before the first stage {was}"
     )
 
 
@@ -76,15 +86,15 @@ def at_most_guesses(data: Dataset, outputs: Any, logits: Any) -> str:
     task, chosen, said = task_of(data), data.test.spread(JUDGED_ON), []
     if task.labels == "none":
         return ""
-    labels, found = task.by_output(data.test.y(chosen)), task.by_output(outputs)
+    labels, answers = task.by_output(data.test.y(chosen)), task.by_output(outputs)
+    samples = counted(len(chosen), "test sample")
     for name, one in task.by_task().items():
-        made = only_guesses(one, labels[name], rows(found[name], chosen), logits=logits[name] if name else logits)
-        if made:
-            metric, share, chance = made
+        found = only_guesses(one, labels[name], arrays(answers[name], chosen), logits=logits[name] if name else logits)
+        if found:
             said.append(
-                f"The file has not learned {f'the classes of {name}' if name else 'its classes'}: its {metric} on "
-                f"{counted(len(chosen), 'test sample')} is {share:.4f}, that of always predicting the most frequent "
-                f"class is {chance:.4f}."
+                f"The file has not learned {f'the classes of {name}' if name else 'its classes'}: its {found.metric} "
+                f"on {samples} is {found.made:.4f}, that of always predicting the most frequent class is "
+                f"{found.of_guess:.4f}."
             )
     return " ".join(said)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfopt.tasks.metrics import predicted_classes, threshold
 from tfopt.tasks.multilabel import Multilabel
+from tfopt.tasks.significance import LEVEL, association_test, paired_test
 from tfopt.tasks.task import Task
 
 _AT_ONCE = 2**20
@@ -66,14 +67,32 @@ class Asked:
             weights: of the classes, (number,).
             logits: whether outputs are logits rather than probabilities.
         """
+        return self._shares(lambda part: self._answers(task, outputs, part, logits=logits), weights)
 
-        def answers(part: slice) -> np.ndarray:
-            if isinstance(task, Multilabel):
-                yes = np.asarray(outputs[part]).reshape(self.classes[part].shape) > threshold(logits=logits)
-                return self.classes[part] // 2 * 2 + yes
-            return predicted_classes(outputs[part], logits=logits).reshape(self.classes[part].shape)
+    def _answers(self, task: Task, outputs: np.ndarray, part: slice, *, logits: bool) -> np.ndarray:
+        """Return the classes that `outputs` name for the samples in `part`, as `classes` are asked for."""
+        if isinstance(task, Multilabel):
+            yes = np.asarray(outputs[part]).reshape(self.classes[part].shape) > threshold(logits=logits)
+            return np.asarray(self.classes[part] // 2 * 2 + yes)
+        return predicted_classes(outputs[part], logits=logits).reshape(self.classes[part].shape)
 
-        return self._shares(answers, weights)
+    def told_apart(self, task: Task, outputs: np.ndarray, *, logits: bool) -> bool:
+        """Return whether `outputs` tell the classes apart beyond chance, however often each of them is answered.
+
+        The samples of a model that does not see what they show might as well have swapped their answers. Places are
+        different: they may be told apart by where they are. There, an answer for each place has to be better than the
+        same one everywhere.
+
+        Args:
+            task: of the labels.
+            outputs: of a model, (N, ...), finite.
+            logits: whether outputs are logits rather than probabilities.
+        """
+        if not task.places:
+            answers = self._answers(task, outputs, slice(None), logits=logits)
+            return association_test(self.classes, answers, self.balanced) <= LEVEL
+        found = self.hits(task, outputs, self.balanced, logits=logits)
+        return paired_test(found - self.hits_of_guess(task, self.balanced)) <= LEVEL
 
     def hits_of_guess(self, task: Task, weights: np.ndarray) -> np.ndarray:
         """Return what `hits` does for always answering the most frequent class, or for each label what is usual."""

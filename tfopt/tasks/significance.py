@@ -1,6 +1,7 @@
-"""Whether chance explains a difference: exact tests for few samples."""
+"""Whether chance explains a difference, or right answers: exact tests for few samples."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +12,8 @@ LEVEL = 0.05
 FEWEST = 5
 # The signs of this many differences are enumerated: 4,096 cases.
 ENUMERATED = 12
+# Orders of the answers that are drawn to see what chance does, and fewer of so many answers that it would take long.
+DRAWN, FEWEST_DRAWN, ANSWERS_DRAWN = 999, 99, 10**8
 
 
 def is_guessing(right: int, count: int, often: float) -> bool | None:
@@ -41,6 +44,36 @@ def binomial_tail(successes: int, n: int, p: float = 0.5) -> float:
         for i in range(successes, n + 1)
     )
     return min(1.0, math.fsum(map(math.exp, terms)))
+
+
+def association_test(labels: np.ndarray, answers: np.ndarray, weights: np.ndarray) -> float:
+    """Return the probability that answers fit their labels so well by chance (one-sided p-value).
+
+    By chance, the samples get the same answers in any order (a permutation test). How often each class is asked for and
+    answered is given, so a model that always says the same, or says some class more often than it should, gains nothing
+    by it. What counts is the sum of the weights of right answers. Between two classes, one for each sample, the test is
+    exact (Fisher's, by the hypergeometric distribution); otherwise orders are drawn with a fixed seed.
+
+    Args:
+        labels: class numbers, int (N, answers of a sample).
+        answers: class numbers of the same shape.
+        weights: of the classes, at least 0.
+    """
+    if labels.shape[1] == 1 and len(found := np.union1d(labels, answers)) <= 2:
+        from scipy.stats import hypergeom
+
+        asked, said = labels[:, 0] == found[-1], answers[:, 0] == found[-1]
+        return float(hypergeom.sf((asked & said).sum() - 1, len(labels), asked.sum(), said.sum()))
+    draws = int(np.clip(ANSWERS_DRAWN // max(labels.size, 1), FEWEST_DRAWN, DRAWN))
+    rng = np.random.default_rng(0)
+    of_labels = weights[labels]
+
+    def fit(order: Any) -> float:
+        return float((of_labels * (labels == answers[order])).sum())
+
+    reached = fit(slice(None)) * (1 - 1e-9)  # up to rounding
+    as_good = sum(fit(rng.permutation(len(labels))) >= reached for _ in range(draws))
+    return (1 + as_good) / (1 + draws)
 
 
 def paired_test(differences: ArrayLike) -> float:
