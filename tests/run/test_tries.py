@@ -341,6 +341,35 @@ def test_an_accuracy_without_a_number_breaks_a_budget(metrics, said):
     assert budget_missed(recipe, rows).startswith(said) and bool(budget_missed(recipe, rows)) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "kept"),
+    [
+        ([{"accuracy": 0.1}, {"accuracy": 0.9}, {"accuracy": 0.5}], False),  # the first model is untrained
+        ([{"accuracy": 0.9}, {"accuracy": 0.8}, {"accuracy": 0.8}], True),  # another stage took what is missing
+        ([{"binary_accuracy": 0.9}, {"binary_accuracy": 0.8}], False),
+        ([{"accuracy": 0.9, "class_weighted_accuracy": 0.5}, {"accuracy": 0.8, "class_weighted_accuracy": 0.8}], True),
+        ([{"accuracy": 0.9, "class_weighted_accuracy": 0.8}, {"accuracy": 0.9, "class_weighted_accuracy": 0.7}], False),
+    ],
+)
+def test_a_budget_is_what_the_last_stage_may_cost(metrics, kept):
+    recipe = tfopt.Recipe(stages=(tfopt.PostTraining(rounding="nearest", max_drop=0.01),))
+    rows = [SimpleNamespace(metrics=each, bytes=10) for each in metrics]
+    assert (budget_missed(recipe, rows) == "") == kept
+
+
+def test_rows_have_the_accuracy_by_which_weighted_classes_are_trained(data):
+    """By hand: a recall of each class on the test part, weighted by 1 and 3 and 1, as often as there are labels."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax", name="poor")])
+    model.set_weights([CENTERS.T.astype("float32")[:, [0, 0, 2]], np.zeros(3)])
+    training = dataclasses.replace(SGD, class_weight={1: 3.0})
+    rows = tfopt.optimize(model, tfopt.Recipe(stages=(), training=training), data, quiet=True).report.rows
+    right = model.predict(X, verbose=0).argmax(1) == Y
+    expected = np.average(right, weights=np.where(Y == 1, 3.0, 1.0))
+    assert abs(expected - right.mean()) > 0.05
+    assert all(row.metrics["class_weighted_accuracy"] == pytest.approx(expected, abs=1e-6) for row in rows)
+    assert list(rows[0].metrics) == ["accuracy", "class_weighted_accuracy"]
+
+
 def test_a_drop_is_finite():
     with pytest.raises(RecipeError, match=r"max_drop.*finite"):
         tfopt.Recipe(stages=(), max_drop=float("inf"))

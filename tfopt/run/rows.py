@@ -5,16 +5,26 @@ import functools
 import time
 from typing import Any
 
+import numpy as np
+
 from tfopt.base.words import in_decimals, metric_in_words
+from tfopt.data import Dataset
 from tfopt.evaluate.report import Row, answers_on_test, measured_row
 from tfopt.run.prepare import Prepared
 from tfopt.run.run_data import UNKNOWN
+from tfopt.tasks import task_of
+from tfopt.tasks.balance import Asked
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
+from tfopt.training.class_weights import class_weights
 from tfopt.training.compiled_metrics import measured_metrics
 from tfopt.training.history import History
 from tfopt.training.outputs import own_metrics
+from tfopt.training.settings import Training
+
+CLASS_WEIGHTED = "class_weighted_accuracy"
+"""Name of the accuracy in which labels have the weights of their classes in training."""
 
 
 class Rows:
@@ -73,7 +83,8 @@ class Rows:
             outputs=outputs,
         )
         more = own_metrics(prepared.recipe.training, data, data.test, outputs, logits)
-        metrics = row.metrics | {name: value for name, value in more.items() if name not in row.metrics}
+        metrics = row.metrics | _class_weighted(prepared.recipe.training, data, outputs, logits)
+        metrics |= {name: value for name, value in more.items() if name not in metrics}
         compiled, failed = measured_metrics(prepared.metrics, data, data.test, outputs, logits, taken=metrics)
         unknown = [f"the metric {metric.name!r} cannot be computed: {why}" for metric, why in failed.items()]
         return dataclasses.replace(row, metrics=metrics | compiled, notes=[*row.notes, *unknown])
@@ -82,3 +93,19 @@ class Rows:
     def first_file(self) -> LiteModel:
         """The float file of the model before the first stage; made again for a run that resumes."""
         return build_file(self._prepared.flat_model, FLOAT, proven=False)
+
+
+def _class_weighted(training: Training, data: Dataset, outputs: Any, logits: Any) -> dict[str, float | None]:
+    """Return the class-weighted accuracy of `outputs` for the test part, of each output whose classes have weights."""
+    weights = class_weights(training, data)
+    if not weights:
+        return {}
+    task, found = task_of(data), dict[str, float | None]()
+    labels, answers = task.by_output(data.test.y()), task.by_output(outputs)
+    for name, each in weights.items():
+        one = task.by_task()[name]
+        asked = Asked.by(one, labels[name])
+        assert asked is not None  # it has classes
+        right = asked.hits(one, np.asarray(answers[name]), each, logits=logits[name] if name else logits)
+        found[f"{name}_{CLASS_WEIGHTED}" if name else CLASS_WEIGHTED] = float(right.mean())
+    return found

@@ -11,6 +11,7 @@ from tfopt.errors import PromiseError
 from tfopt.evaluate.chance import forgotten, only_guesses, worse_than_naive, worse_than_the_mean
 from tfopt.evaluate.report import Row
 from tfopt.run.recipe import Recipe
+from tfopt.run.rows import CLASS_WEIGHTED
 from tfopt.tasks import task_of
 
 IF_GUESSING = (
@@ -28,19 +29,21 @@ def budget_missed(recipe: Recipe, rows: Sequence[Row]) -> str:
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget is None:
         return ""
+    before, after = (_accuracy(row) for row in rows[-2:])  # of the model before the stage, of the file
     try:
-        budget.require(_accuracy(rows[0]), _accuracy(rows[-1]), rows[-1].bytes)
+        budget.require(before, after, rows[-1].bytes)
     except PromiseError as error:
         return str(error)
     return ""
 
 
 def _accuracy(row: Row) -> float | None:
-    """Return the accuracy of a row, NaN if it has no number, which keeps no limit; None if the task has none."""
-    if "accuracy" not in row.metrics:
-        return None
-    value = row.metrics["accuracy"]
-    return math.nan if value is None else value
+    """Return the accuracy that counts, NaN if it has no number, which keeps no limit; None if the task has none."""
+    for name in (CLASS_WEIGHTED, "accuracy", "binary_accuracy"):
+        if name in row.metrics:
+            value = row.metrics[name]
+            return math.nan if value is None else value
+    return None
 
 
 def guesses(data: Dataset, rows: Sequence[Row], outputs: Any, logits: bool) -> str:

@@ -11,7 +11,7 @@ class Budget:
     """Limits of a file; at least one of the two is set.
 
     Attributes:
-        max_drop: largest drop in accuracy, compared with the original model.
+        max_drop: largest drop in accuracy, compared with the model before the stage.
         max_bytes: largest size of the file in bytes.
     """
 
@@ -22,7 +22,7 @@ class Budget:
         """Raise PromiseError if a file of `size` bytes exceeds a limit.
 
         Args:
-            before: the accuracy of the original model; None if the task has none.
+            before: the accuracy of the model before the stage; None if the task has none.
             after: that of the file; NaN keeps no limit.
             size: of the file in bytes.
         """
