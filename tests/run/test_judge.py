@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, mean_absolute_error, recall
 import tfopt
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Guard
+from tfopt.tasks.metrics import wilson_interval
 from tfopt.training.class_weights import class_weights
 
 RNG = np.random.default_rng(0)
@@ -144,3 +145,53 @@ def test_weights_of_classes_in_training_are_those_of_the_guard():
     doubled = class_weights(tfopt.Training(class_weight={"1": 2.0}), data)
     evaluation = Guard(data, 0.05, weights=doubled).evaluate(lambda x: common)
     assert evaluation.metric == pytest.approx(180 / (180 + 2 * 20))
+
+
+def weighted(y, class_weight="balanced"):
+    """The argument of a guard."""
+    return {"weights": class_weights(tfopt.Training(class_weight=class_weight), loaded(y))}
+
+
+@pytest.mark.parametrize(("wrong", "metric"), [(0, 1), (10, 17 / 18)])
+def test_samples_of_unequal_weight_are_fewer(wrong, metric):
+    """Of 100 samples 90 weigh 10/18 and 10 weigh 5: as many as 100^2 / (90 * (10/18)^2 + 10 * 25) = 36."""
+    y = (np.arange(100) >= 90).astype("int64")
+    answers = np.eye(2)[np.where(np.arange(100) < wrong, 1 - y, y)]
+    guard, evaluation = judged(loaded(y), answers, answers, **weighted(y))
+    assert evaluation.metric == pytest.approx(metric, abs=0 if metric == 1 else 1e-7)
+    low, high = wilson_interval(metric * 36, 36)
+    assert high - low > 0.05
+    assert guard.too_few_samples() == (
+        f"100 validation samples are too few to tell a drop of 0.05: the class-weighted accuracy is "
+        f"{evaluation.metric:.4f}, and its 95 % interval is {low:.4f} to {high:.4f}"
+    )
+    guard.max_drop = high - low + 1e-4
+    assert not guard.too_few_samples()
+
+
+def test_outputs_that_are_all_right_have_an_interval():
+    """Of classes Wilson's; values that are off by the same in all samples have none of their own."""
+    kind, age = np.arange(30) % 4, np.arange(30, dtype="float32")
+    low, high = wilson_interval(30, 30)
+    data = loaded({"kind": kind, "color": kind % 2})
+    how = {"logits": dict.fromkeys(("kind", "color", "age"), False)}
+    guard, _ = judged(data, [np.eye(4)[kind], np.eye(2)[kind % 2]], [np.eye(4)[kind], np.eye(2)[kind % 2]], **how)
+    assert guard.too_few_samples().endswith(
+        f"the mean quality of outputs is 1.0000, and its 95 % interval is {low:.4f} to 1.0000"
+    )
+    data = loaded({"kind": kind, "age": age})
+    answers = [np.eye(4)[kind], age[:, None] + 1]
+    guard, best = judged(data, answers, answers, **how)
+    assert best.quality == pytest.approx((1 + 1 - 1 / 7.5) / 2)  # the mean of 0..29 is off by 7.5
+    said = f"is {best.quality:.4f}, and its 95 % interval is {best.quality - (1 - low) / 2:.4f} to {best.quality:.4f}"
+    assert high == 1 and guard.too_few_samples().endswith(said)
+
+
+def test_an_output_of_values_that_is_no_better_than_a_guess_cannot_fall_alone():
+    kind, age = np.arange(100) % 4, np.arange(100, dtype="float32")
+    right, how = np.eye(4)[kind], {"logits": {"kind": False, "age": False}}
+    guard, low = judged(
+        loaded({"kind": kind, "age": age}), [right, np.full((100, 1), 60.0)], [right, np.full((100, 1), 80.0)], **how
+    )
+    before, after = (each.parts["mae of age"] for each in (guard.best, low))
+    assert before.metric < after.metric and (before.quality, after.quality) == (0, 0)

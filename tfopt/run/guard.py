@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from tfopt.data import Dataset
 from tfopt.data.predicting import outputs_for
 from tfopt.run.judge import Evaluation, Judge
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import wilson_interval
 from tfopt.tasks.significance import FEWEST, LEVEL
 
 
@@ -58,7 +56,7 @@ class Guard:
     ) -> None:
         self.max_drop = math.inf if max_drop is None else max_drop
         self._task, self._validation = task_of(data), data.validation
-        self.metric, self._unit, self._is_share = "mean quality of outputs", 1.0, False
+        self.metric, self._unit = "mean quality of outputs", 1.0
         self._judges: dict[str, Judge] = {}
         self.best: Evaluation | None = None
         self.first: Evaluation | None = None
@@ -77,7 +75,7 @@ class Guard:
         }
         if len(self._judges) == 1:
             (only,) = self._judges.values()
-            self.metric, self._unit, self._is_share = only.metric, only.unit, only.is_share
+            self.metric, self._unit = only.metric, only.unit
 
     def evaluate(self, predict: Callable[[Any], Any]) -> Evaluation:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C).
@@ -100,9 +98,12 @@ class Guard:
     def _by_output(self, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Evaluation]]:
         """Yield each output and its parts by name; values that are no better than a guess count as one."""
         for name, each in found.items():
-            floor = 0.0 if self._judges[name].smaller_is_better else -math.inf
-            yield f"{self._judges[name].metric} of {name}", replace(each, quality=max(each.quality, floor), parts={})
+            quality = max(each.quality, self._judges[name].least)
+            yield self._named(name), replace(each, quality=quality, parts={})
             yield from ((f"{part} of {name}", its) for part, its in each.parts.items())
+
+    def _named(self, output: str) -> str:
+        return f"{self._judges[output].metric} of {output}"
 
     def accept(self, evaluation: Evaluation) -> None:
         """Compare later models with this one, if it is the best so far; so for each of its parts."""
@@ -175,21 +176,22 @@ class Guard:
         few = f"{self._samples} {'is' if count == 1 else 'are'} too few to tell a drop of {self.max_drop:g}"
         if count < FEWEST:
             return f"{few}: at least {FEWEST} are needed to tell any drop from chance"
-        low, high = self._interval(best.metric, best.by_sample)
+        low, high = self._interval(best)
         if high - low <= self.max_drop * self._unit:
             return ""
         return f"{few}: the {self.metric} is {best.metric:.4f}, and its 95 % interval is {low:.4f} to {high:.4f}"
 
-    def _interval(self, metric: float, by_sample: np.ndarray) -> tuple[float, float]:
-        """Return the 95 % interval of a metric.
-
-        For a share it is that of Wilson 1927, as if each sample were right or wrong as a whole; for an error, the mean
-        plus and minus 1.96 standard errors.
-        """
-        if self._is_share:
-            return wilson_interval(metric * len(by_sample), len(by_sample))
-        margin = NormalDist().inv_cdf(0.975) * self._unit * float(by_sample.std(ddof=1)) / math.sqrt(len(by_sample))
-        return metric - margin, metric + margin
+    def _interval(self, best: Evaluation) -> tuple[float, float]:
+        """Return the 95 % interval of the metric; of several outputs, as if all were low or high at once."""
+        if len(self._judges) == 1:
+            return next(iter(self._judges.values())).interval(best)
+        below, above = list[float](), list[float]()
+        for name, judge in self._judges.items():
+            part = best.parts[self._named(name)]
+            ends = sorted(judge.quality(end) for end in judge.interval(part))
+            below.append(judge.quality(part.metric) - ends[0])
+            above.append(ends[1] - judge.quality(part.metric))
+        return best.metric - float(np.mean(below)), best.metric + float(np.mean(above))
 
     @property
     def _samples(self) -> str:

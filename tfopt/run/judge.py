@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from tfopt.tasks import Reconstruction, Regression, Task
 from tfopt.tasks.balance import Asked
+from tfopt.tasks.metrics import wilson_interval
 from tfopt.tasks.scaling import are_constant
 from tfopt.tasks.significance import LEVEL, paired_test
 
@@ -67,14 +69,35 @@ class Judge:
         self._units = [self._error_of_guessing(guide[..., at : at + 1]) for at in range(values)]
 
     @property
-    def smaller_is_better(self) -> bool:
-        """Whether the metric is an error."""
-        return self._task.smaller_is_better
+    def least(self) -> float:
+        """The quality of a guess, for values: what is no better than it cannot fall as a part."""
+        return 0.0 if self._task.smaller_is_better else -math.inf
 
-    @property
-    def is_share(self) -> bool:
-        """Whether the metric is a share of right answers, all of which count alike."""
-        return not self._task.smaller_is_better and self._weights is None
+    def interval(self, evaluation: Evaluation) -> tuple[float, float]:
+        """Return the 95 % interval of a finite metric.
+
+        For a share it is that of Wilson 1927, as if each sample were right or wrong as a whole. Samples of unequal
+        weight w are as many as (sum of w)^2 / (sum of w^2) of equal ones (Kish 1965, Survey Sampling, section 11.7).
+        For an error it is the mean plus and minus 1.96 standard errors.
+        """
+        metric, by_sample = evaluation.metric, evaluation.by_sample
+        assert by_sample is not None
+        if not self._task.smaller_is_better:
+            samples = self._samples(len(by_sample))
+            return wilson_interval(min(max(metric, 0.0), 1.0) * samples, samples)
+        margin = NormalDist().inv_cdf(0.975) * self.unit * float(by_sample.std(ddof=1)) / math.sqrt(len(by_sample))
+        return metric - margin, metric + margin
+
+    def _samples(self, count: int) -> float:
+        """Return how many samples of equal weight tell as much as `count` samples do."""
+        if self._weights is None or self._asked is None:
+            return count
+        weights = self._weights.astype(np.float64)[self._asked.classes].sum(axis=1)
+        return float(weights.sum() ** 2 / np.square(weights).sum())
+
+    def quality(self, metric: Any, unit: float | None = None) -> Any:
+        """Return the quality that a metric has; `unit` is that of an error, the judge's own by default."""
+        return 1 - metric / (unit or self.unit) if self._task.smaller_is_better else metric
 
     def evaluate(self, outputs: np.ndarray) -> Evaluation:
         """Return the quality of `outputs` (N, ..., C)."""
@@ -83,8 +106,8 @@ class Judge:
             return Evaluation(metric, -math.inf, None)
         if self._weights is not None and self._asked is not None:
             return self._of_shares(outputs, self._weights)
-        by_sample = self._quality(self._metric_on_each(outputs, self._y), self.unit)
-        return Evaluation(metric, self._quality(metric, self.unit), by_sample, dict(self._parts(outputs)))
+        by_sample = self.quality(self._metric_on_each(outputs, self._y))
+        return Evaluation(metric, self.quality(metric), by_sample, dict(self._parts(outputs)))
 
     def _parts(self, outputs: np.ndarray) -> Iterator[tuple[str, Evaluation]]:
         if self._asked is not None and self._asked.imbalanced:
@@ -93,18 +116,15 @@ class Judge:
         for at, unit in enumerate(self._units):
             one, wanted = made[..., at : at + 1], self._y[..., at : at + 1]
             metric = self._metric(one, wanted)
-            quality = max(self._quality(metric, unit), 0.0)  # what is no better than guessing cannot fall
+            quality = max(self.quality(metric, unit), self.least)
             name = f"{self.metric} of value {at + 1} of {len(self._units)}"
-            yield name, Evaluation(metric, quality, self._quality(self._metric_on_each(one, wanted), unit))
+            yield name, Evaluation(metric, quality, self.quality(self._metric_on_each(one, wanted), unit))
 
     def _of_shares(self, outputs: np.ndarray, weights: np.ndarray) -> Evaluation:
         assert self._asked is not None
         by_sample = self._asked.hits(self._task, outputs, weights, logits=self._logits)
         share = float(by_sample.mean())
         return Evaluation(share, share, by_sample)
-
-    def _quality(self, metric: Any, unit: float) -> Any:
-        return 1 - metric / unit if self._task.smaller_is_better else metric
 
     def _error_of_guessing(self, labels: np.ndarray) -> float:
         """Return the error of always answering the mean of `labels`; if all are the same, that of answering 0, or 1."""

@@ -104,6 +104,7 @@ class Asked:
 
     def _shares(self, answers: Callable[[slice], np.ndarray], weights: np.ndarray) -> np.ndarray:
         """Return the weighted shares of right ones among the `answers` for each part of the samples."""
+        weights = np.asarray(weights, np.float64)  # else a perfect share is not 1
         rows = max(1, _AT_ONCE // max(self.classes.shape[1], 1))
         parts = [slice(start, start + rows) for start in range(0, len(self.classes), rows)]
         right = [(weights[self.classes[part]] * (answers(part) == self.classes[part])).sum(axis=1) for part in parts]

@@ -223,7 +223,7 @@ def guessing(labels: ArrayLike) -> float:
     return float(counts.max() / array.size)
 
 
-def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of a proportion, given `successes` in `n` independent samples.
 
     Wilson 1927: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), where z is the normal quantile of
