@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from tfopt.data import Augmentation, Dataset, Preprocessing, Split, fit_to_model, folder, load_data
@@ -789,9 +790,19 @@ def test_a_class_of_one_image_cannot_be_measured(tmp_path: Path) -> None:
 
 def test_a_few_samples_are_spread_over_a_split_that_is_sorted_by_class():
     sorted_split = Split(np.arange(100.0)[:, None], np.repeat(np.arange(5), 20), Preprocessing())
-    assert sorted_split.spread(10).tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert (sorted_split.spread(10) // 10).tolist() == list(range(10))  # one of each tenth
+    assert sorted_split.spread(10).tolist() == sorted_split.spread(10).tolist()
     assert sorted_split.y(sorted_split.spread(5)).tolist() == [0, 1, 2, 3, 4]
-    assert sorted_split.spread(1000).tolist() == list(range(100))
+    assert sorted_split.spread(1000).tolist() == sorted_split.spread(100).tolist() == list(range(100))
+    assert len(sorted_split.spread(0)) == len(sorted_split.at(slice(0, 0)).spread(5)) == 0
+
+
+@pytest.mark.parametrize("period", [2, 3, 5, 10])
+def test_a_few_samples_have_all_classes_where_labels_come_in_turns(period):
+    """At equal distances, 100 of 1,000 samples all have the class 0. Drawn, a class has 50, 33, 20 or 10 of them."""
+    in_turns = Split(np.zeros((1000, 1)), np.arange(1000) % period, Preprocessing())
+    counts = np.bincount(in_turns.y(in_turns.spread(100)), minlength=period)
+    assert scipy.stats.chisquare(counts).pvalue > 0.001
 
 
 def test_a_dataset_is_scaled_under_the_old_name_too() -> None:

@@ -53,7 +53,7 @@ def stated_windows(path: Path, stated: dict[str, Any], limit: int | None) -> Dat
     Args:
         path: of a table.
         stated: what `series_beside` returns.
-        limit: the most windows in each part, evenly spaced.
+        limit: the most windows in each part, spread over it.
 
     Raises:
         DataError: as `load_series`.
@@ -63,7 +63,7 @@ def stated_windows(path: Path, stated: dict[str, Any], limit: int | None) -> Dat
         return data
     parts: dict[str, Any] = {name: data.split(name).some(limit) for name in NAMES}
     notes = [
-        f"{name} limited to {limit:,} of {counted(len(data.split(name)), 'window')}, evenly spaced"
+        f"{name} limited to {limit:,} of {counted(len(data.split(name)), 'window')}, spread over all"
         for name in NAMES
         if limit < len(data.split(name))
     ]
