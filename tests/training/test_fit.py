@@ -390,6 +390,19 @@ def test_augmentation_that_the_model_cannot_stand_is_left_out():
     assert len(notes) == 1
 
 
+@pytest.mark.parametrize("logits", [False, True])
+def test_one_output_judges_augmentation_by_its_own_threshold(logits):
+    """Logits of 0.2 and -0.2 are right, but never above 0.5."""
+    data = tfopt.load_data(pictures("half"))
+
+    def answers(images):
+        right = judge("half").predict(images).argmax(axis=1)[:, None]
+        return 0.4 * right - 0.2 if logits else right * 1.0
+
+    nothing, notes = choose_augmentation(answers, tfopt.Training(horizontal_flip=True), data)
+    assert nothing is None and "has 0.000 on images changed this way, 1.000 on unchanged ones" in notes[0]
+
+
 def test_augmentation_that_changes_nothing_for_the_model_is_kept():
     data = tfopt.load_data(pictures("any"))
     augmentation, notes = choose_augmentation(judge("any").predict, tfopt.Training(horizontal_flip=True), data)

@@ -11,6 +11,7 @@ from tfopt.data.random_changes import RandomChanges
 from tfopt.data.sound_augmentation import SoundAugmentation
 from tfopt.tasks import task_of
 from tfopt.tasks.balance import Asked
+from tfopt.tasks.responses import are_logits
 from tfopt.training.settings import Training
 
 # An augmentation is dropped if it costs the given model more than this fraction of its correct answers.
@@ -92,7 +93,9 @@ class _Trial:
         self._split, self._probe, self._y = data.validation, probe, data.validation.y(probe)
         self._asked = self._asked_by(self._y)
         self._weights = self._asked.balanced if self._asked.imbalanced else np.ones(self._asked.number)
-        self._before = self._accuracy(judge(data.validation.x(probe)), self._y)
+        outputs = np.asarray(judge(data.validation.x(probe)))
+        self._logits = are_logits(outputs, self._task)
+        self._before = self._accuracy(outputs, self._y)
         self.notes: list[str] = []
 
     def _asked_by(self, labels: np.ndarray) -> Asked:
@@ -102,7 +105,8 @@ class _Trial:
 
     def _accuracy(self, outputs: np.ndarray, labels: np.ndarray) -> float:
         """Return the accuracy of `outputs`; of imbalanced classes the balanced one, which no frequent class hides."""
-        return float(self._asked_by(labels).hits(self._task, outputs, self._weights, logits=False).mean())
+        asked = self._asked_by(labels)
+        return float(asked.hits(self._task, outputs, self._weights, logits=self._logits).mean())
 
     @property
     def _guesses(self) -> bool:
