@@ -127,6 +127,25 @@ def test_weights_for_other_data(given, several, words):
         class_weights(tfopt.Training(class_weight=given), data)
 
 
+@pytest.mark.parametrize("one_hot", [True, False])
+@pytest.mark.parametrize(("part", "said"), [("train", "train samples"), ("validation", "validation samples")])
+def test_weights_of_classes_that_a_part_does_not_have(part, said, one_hot):
+    """All loss would be 0, or the accuracy no number. By output, too."""
+    y = np.arange(40) % 3
+    rest, few = (np.eye(3, dtype="float32")[each] if one_hot else each for each in (y, y % 2))
+    weights = {0: 0, 1: 0, 2: 3.0}
+
+    def with_few(data, labels):
+        return dataclasses.replace(data, **{part: dataclasses.replace(data.split(part), labels=labels)})
+
+    words = f"Expected a class_weight above 0 for a class of the {said}"
+    with pytest.raises(RecipeError, match=f"{words}, got 0 for all that they have"):
+        class_weights(tfopt.Training(class_weight=weights), with_few(of(rest), few))
+    several = with_few(of({"kind": rest, "age": X[:, 0] * 1.5}), {"kind": few, "age": X[:, 0]})
+    with pytest.raises(RecipeError, match=f"{words} of output 'kind', got 0"):
+        class_weights(tfopt.Training(class_weight={"kind": weights}), several)
+
+
 def test_values_have_no_classes():
     with pytest.raises(RecipeError, match="for a classification; the data are for regression"):
         class_weights(BALANCED, of(X[:, 0] * 1.5))

@@ -84,18 +84,28 @@ def _of_output(asked: Any, data: Dataset, task: Task, output: str) -> np.ndarray
         given[place], weights[place] = key, weight
     if not weights.any():
         raise RecipeError(f"Expected a class_weight above 0 for a class{of}, got 0 for all. Raise one.")
+    for part in ("train", "validation"):  # without any weight a loss is 0, and an accuracy no number
+        if not weights @ _counts(data.split(part).labels, task):
+            raise RecipeError(
+                f"Expected a class_weight above 0 for a class of the {part} samples{of}, got 0 for all that they have. "
+                "Raise one."
+            )
     return weights
 
 
 def _balanced(labels: Any, task: Task) -> np.ndarray:
     """Return n / (k * c) for each class, float32 (classes,): n labels of k classes, c of this one."""
+    counts = _counts(labels, task)
+    return (np.sum(counts) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _counts(labels: Any, task: Task) -> np.ndarray:
+    """Return the number of labels of each class, (classes,)."""
     number = task.num_classes or 2
     if task.labels == "sparse":
         pieces = (labels[start : start + _ROWS] for start in range(0, len(labels), _ROWS))
-        counts = sum(np.bincount(piece.ravel(), minlength=number) for piece in pieces)
-    else:
-        counts = labels.sum(axis=tuple(range(labels.ndim - 1)))
-    return (np.sum(counts) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+        return np.sum([np.bincount(piece.ravel(), minlength=number) for piece in pieces], axis=0)
+    return np.asarray(labels.sum(axis=tuple(range(labels.ndim - 1))))
 
 
 def weighted_by_class(training: Training, data: Dataset) -> Dataset:
