@@ -257,7 +257,7 @@ def test_large_answers_are_looked_at_in_part(monkeypatch):
     lite = build_file(model, FLOAT)
     found = collect_findings(lite, lambda: lite, bridge.to_tf_keras(model), data, logits=False)
     assert found.samples == 10 and sum(found.answers[0].classes.support) == 10
-    assert max(each.number for each in found.answers[0].worst) == 54  # spread over all of them
+    assert max(each.number for each in found.answers[0].worst) >= 54  # one of the last tenth
 
 
 def test_noise_is_said_with_the_worst_operator():
