@@ -293,6 +293,7 @@ def test_a_file_that_guesses_is_a_verdict(data, monkeypatch):
     result = run(data, ruinous, max_drop=None)
     assert not result.verdict.ok
     assert result.verdict.text.startswith("Expected a file that does its task; the file's accuracy is 0.")
+    assert result.verdict.text.endswith("(--allow-drift).")  # nothing about chance or too few samples behind it
     assert result.report.verdict == result.verdict.text and result.model is not None
 
 
@@ -315,6 +316,21 @@ def test_files_of_which_an_accuracy_has_no_number():
     lost = guesses(data, rows_with(0.9, None), right * np.nan, False)
     assert lost == "the file's accuracy is not a number; before the first stage it was 0.9000"
     assert guesses(data, rows_with(None, None), right * np.nan, False) == ""
+
+
+def test_each_output_whose_classes_are_guessed_is_named():
+    kind, color = np.arange(100) % 2, np.arange(100) // 2 % 2
+    part = (np.zeros((100, 2), "float32"), {"kind": kind, "color": color, "age": kind + 0.5})
+    data = tfopt.load_data((part, part, part))
+    rows = [SimpleNamespace(metrics=dict.fromkeys(("kind_accuracy", "color_accuracy"), 0.9))] * 2
+    how = {"kind": False, "color": True, "age": False}
+    outputs = {"kind": np.eye(2)[color], "color": color[:, None] - 0.5, "age": kind[:, None]}
+    guessed = (
+        "0.5000, that of always predicting the most frequent class is 0.5000; before the first stage it was 0.9000"
+    )
+    assert guesses(data, rows, outputs, how) == f"the file's accuracy of kind is {guessed}"
+    outputs["color"] = kind[:, None] - 0.5
+    assert guesses(data, rows, outputs, how).endswith(f"it was 0.9000; the file's accuracy of color is {guessed}")
 
 
 def test_a_budget_that_is_not_kept_is_a_verdict(data, monkeypatch):

@@ -13,6 +13,7 @@ from tfopt.tasks.balance import Asked
 from tfopt.tasks.metrics import wilson_interval
 from tfopt.tasks.scaling import are_constant
 from tfopt.tasks.significance import LEVEL, paired_test
+from tfopt.training.class_weights import WEIGHTED
 
 MOST_VALUES = 32
 """Values of an output that are judged one by one; of more, such as the steps of a signal, only all together."""
@@ -63,7 +64,7 @@ class Judge:
     ) -> None:
         self._task, self._y, self._logits, self._weights = task, labels, logits, weights
         self._asked = Asked.by(task, labels)
-        self.metric = task.keras_metric if weights is None else "class-weighted accuracy"
+        self.metric = task.keras_metric if weights is None else WEIGHTED
         self.unit = self._error_of_guessing(guide) if task.smaller_is_better else 1.0
         values = labels.shape[-1] if _has_values(task, labels) else 0
         self._units = [self._error_of_guessing(guide[..., at : at + 1]) for at in range(values)]

@@ -367,7 +367,7 @@ class _Run:
             if settings.allow_drift:
                 self.report.rows[-1].notes.append(f"allowed: {said}")
             else:
-                self._fail(f"Expected a file that does its task; {said}. {IF_GUESSING}")
+                self.verdict = Verdict(ok=False, text=f"Expected a file that does its task; {said}. {IF_GUESSING}")
         if said := not_learned(self.data, outputs, self.prepared.logits, of_classes=self.verdict.ok):
             texts = [said, self.verdict.text] if self.verdict.ok else [self.verdict.text, said]
             self.verdict = dataclasses.replace(self.verdict, text=" ".join(filter(None, texts)))

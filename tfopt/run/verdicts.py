@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tfopt.base.words import counted, metric_in_words
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import rows as arrays
@@ -12,7 +14,7 @@ from tfopt.evaluate.chance import forgotten, only_guesses, worse_than_naive, wor
 from tfopt.evaluate.report import Row
 from tfopt.run.recipe import Recipe
 from tfopt.run.rows import CLASS_WEIGHTED
-from tfopt.tasks import task_of
+from tfopt.tasks import Task, task_of
 
 IF_GUESSING = (
     "Look at the rows of the report, train the stages for longer or with a smaller learning rate, or accept it with "
@@ -46,29 +48,40 @@ def _accuracy(row: Row) -> float | None:
     return None
 
 
-def guesses(data: Dataset, rows: Sequence[Row], outputs: Any, logits: bool) -> str:
-    """Return that the file guesses on the test part; "" unless it does, and the first model did not.
+def guesses(data: Dataset, rows: Sequence[Row], outputs: Any, logits: Any) -> str:
+    """Return that the file guesses the classes of an output on the test part, and the first model did not; else "".
 
     Args:
         data: with the test part.
         rows: of the first model, ..., of the file.
-        outputs: of the file for the test part.
-        logits: whether these are logits.
+        outputs: of the file for the test part; a list or dict of several.
+        logits: whether these are logits; by output if there are several.
     """
-    if not task_of(data).has_classes:
+    task, chosen = task_of(data), data.test.spread(JUDGED_ON)
+    classes = {name: one for name, one in task.by_task().items() if one.has_classes}
+    if data.labels == "none" or not classes:
         return ""
-    before, after = (row.metrics["accuracy"] for row in (rows[0], rows[-1]))
-    was = "it had no number" if before is None else f"it was {before:.4f}"
+    labels, answers, said = task.by_output(data.test.y(chosen)), task.by_output(outputs), []
+    for name, one in classes.items():
+        before, after = (row.metrics[f"{name}_accuracy" if name else "accuracy"] for row in (rows[0], rows[-1]))
+        found = arrays(np.asarray(answers[name]), chosen)
+        lost = _lost(one, labels[name], found, before, after, logits=logits[name] if name else logits)
+        was = "it had no number" if before is None else f"it was {before:.4f}"
+        if lost:
+            said.append(f"the file's accuracy{f' of {name}' if name else ''} is {lost}; before the first stage {was}")
+    return "; ".join(said)
+
+
+def _lost(
+    task: Task, labels: Any, outputs: np.ndarray, before: float | None, after: float | None, *, logits: bool
+) -> str:
+    """Return the accuracy of a file in words if it guesses and the model before did not; else ""."""
     if after is None:
-        return "" if before is None else f"the file's accuracy is not a number; before the first stage {was}"
-    chosen = data.test.spread(JUDGED_ON)
-    found = forgotten(task_of(data), data.test.y(chosen), arrays(outputs, chosen), before, logits=logits)
+        return "" if before is None else "not a number"
+    found = forgotten(task, labels, outputs, before, logits=logits)
     if found is None:
         return ""
-    return (
-        f"the file's accuracy is {found.made:.4f}, that of always predicting the most frequent class is "
-        f"{found.of_guess:.4f}; before the first stage {was}"
-    )
+    return f"{found.made:.4f}, that of always predicting the most frequent class is {found.of_guess:.4f}"
 
 
 def not_learned(data: Dataset, outputs: Any, logits: Any, *, of_classes: bool = True) -> str:

@@ -81,7 +81,7 @@ def keep_best(
 
     Args:
         model: the model whose weights are kept, perhaps inside the one that is fitted.
-        metric: as Keras logs it.
+        metric: its name for notes.
         read: `Score.of` for this metric and the validation data, of logs and `prefix`.
         first_epoch: the first epoch, from 1, whose weights may be kept; before it a stage's promise does not hold yet.
         start: the score of the untrained model, if its weights may be kept.

@@ -12,6 +12,9 @@ from tfopt.errors import RecipeError
 from tfopt.tasks import Task, task_of
 from tfopt.training.settings import BALANCED, Training
 
+WEIGHTED = "class-weighted accuracy"
+"""The accuracy in which labels have the weights of their classes in training, in words."""
+
 _SHOWN = 5
 
 _ROWS = 256  # of labels at once: NumPy counts in int64, and masks may lie in a file

@@ -22,7 +22,7 @@ from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.backup import Backup
 from tfopt.training.best import Score, keep_best
-from tfopt.training.class_weights import class_weighted, class_weights
+from tfopt.training.class_weights import WEIGHTED, class_weighted, class_weights
 from tfopt.training.distribution import Distribution
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
@@ -185,7 +185,7 @@ def _fit(
 
     best = keep_best(
         model,
-        task.keras_metric,
+        WEIGHTED if training.class_weight and not data.has_several else task.keras_metric,
         read,
         first_epoch=epochs if keep_from is None else max(1, min(math.ceil(keep_from / per_epoch), epochs)),
         start=start() if keep_from == 0 else None,
