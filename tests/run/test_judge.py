@@ -195,3 +195,29 @@ def test_an_output_of_values_that_is_no_better_than_a_guess_cannot_fall_alone():
     )
     before, after = (each.parts["mae of age"] for each in (guard.best, low))
     assert before.metric < after.metric and (before.quality, after.quality) == (0, 0)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("count", [8, 40])
+def test_two_equally_good_models_of_several_values_rarely_differ(count, heavy):
+    """Errors of the same kind, drawn anew for 4 values of each: at most 5 % + 3 standard errors are called certain.
+
+    A level of 5 % for the whole and another one for the parts had 8 to 10 %.
+    """
+    rng, trials, false = np.random.default_rng(count), 250, 0
+    y = rng.normal(size=(count, 4)).astype("float32")
+    data = loaded(y)
+    for _ in range(trials):
+        draw = (lambda: rng.standard_t(2, y.shape)) if heavy else (lambda: rng.normal(size=y.shape))
+        guard, evaluation = judged(data, y + draw(), y + draw(), max_drop=1e-6)
+        false += guard.fails(evaluation)
+    assert false / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_where_there_are_parts_the_whole_has_half_of_the_level():
+    """Of 60 labels, 5 that are lost are 1/32, and 6 are 1/64; the rare class is not lost."""
+    y = (np.arange(60) % 10 == 0).astype("int64")
+    for lost, certain in ((5, False), (6, True)):
+        wrong = np.flatnonzero(y == 0)[:lost]
+        guard, low = judged(loaded(y), np.eye(2)[y], np.eye(2)[np.where(np.isin(np.arange(60), wrong), 1, y)])
+        assert guard.too_low(low) and guard.fails(low) == certain

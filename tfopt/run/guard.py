@@ -130,9 +130,10 @@ class Guard:
         """Return whether `evaluation`, or a part of it, is too low, and chance does not explain it."""
         if self.best is None:
             return False
-        level = LEVEL / max(len(self.best.parts), 1)  # Bonferroni: of many parts, one falls by chance
+        parts = len(self.best.parts)
+        level = LEVEL / 2 if parts else LEVEL  # Bonferroni: of many parts, one falls by chance; half is for the whole
         return any(
-            best.certainly_above(now, level if name else LEVEL)
+            best.certainly_above(now, level / parts if name else level)
             for name, (best, now) in self._fallen(evaluation).items()
         )
 
