@@ -16,7 +16,7 @@ class Score:
     """The quality of a model on validation data.
 
     Attributes:
-        rank: the metric, negated if it is an error.
+        rank: the metric, or the mean of several, negated if it is an error.
         negative_loss: decides between metrics that are as good as equal.
         noise: a standard error of the metric.
     """
@@ -27,12 +27,33 @@ class Score:
 
     @classmethod
     def of(
-        cls, logs: Mapping[str, Any], metric: str, *, smaller_is_better: bool, samples: int, prefix: str = ""
+        cls,
+        logs: Mapping[str, Any],
+        metric: str,
+        *,
+        smaller_is_better: bool,
+        samples: int,
+        beside: Mapping[str, float] | None = None,
+        prefix: str = "",
     ) -> "Score":
-        """Return the score in the `logs` of Keras on `samples` samples. NaN is worse than any number."""
-        value, loss = (float(logs[prefix + name]) for name in (metric, "loss"))
-        rank = -value if smaller_is_better else value
-        noise = 0.0 if smaller_is_better or math.isnan(value) else math.sqrt(max(value * (1 - value), 0.0) / samples)
+        """Return the score in the `logs` of Keras on validation data. NaN is worse than any number.
+
+        Args:
+            logs: with a value by name.
+            metric: the name of the metric.
+            smaller_is_better: whether it is an error.
+            samples: their number.
+            beside: other shares, whose mean with the metric counts, and the number of samples that each is worth.
+            prefix: of the names in `logs`.
+        """
+        worth = {metric: float(samples), **(beside or {})}
+        values, loss = [float(logs[prefix + name]) for name in worth], float(logs[f"{prefix}loss"])
+        value = sum(values) / len(values)
+        rank, noise = -value if smaller_is_better else value, 0.0
+        if not smaller_is_better and not math.isnan(value):
+            # As if all were off by one standard error in the same direction.
+            errors = map(_standard_error, values, worth.values())
+            noise = sum(errors) / len(values)
         rank, negative_loss = (-math.inf if math.isnan(part) else part for part in (rank, -loss))
         return cls(rank, negative_loss, noise)
 
@@ -61,6 +82,10 @@ class Score:
     def metric(self) -> float:
         """The metric, an error or not, without its sign."""
         return abs(self.rank)
+
+
+def _standard_error(share: float, samples: float) -> float:
+    return math.sqrt(max(share * (1 - share), 0.0) / samples)
 
 
 def keep_best(

@@ -21,8 +21,9 @@ from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.backup import Backup
+from tfopt.training.balanced import balanced_accuracy, samples_beside, score_reader, what_decides
 from tfopt.training.best import Score, keep_best
-from tfopt.training.class_weights import WEIGHTED, class_weighted, class_weights
+from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.distribution import Distribution
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
@@ -125,7 +126,7 @@ def train(
             fitted,
             batches,
             data,
-            objective=_objective(data, loss, fitted, spec, logits, weighted=bool(training.class_weight)),
+            objective=_objective(data, loss, fitted, spec, logits, training),
             training=training,
             epochs=epochs,
             progress=progress,
@@ -141,8 +142,8 @@ def train(
     model = _student(learner)
     _require_finite(model, label)
     if fitted is not learner:
-        learner.compile(**_objective(data, loss, learner, spec, logits, weighted=bool(training.class_weight)))
-    validation, read = _validation(data, training), _reader(data)
+        learner.compile(**_objective(data, loss, learner, spec, logits, training))
+    validation, read = _validation(data, training), score_reader(data, training)
 
     def score() -> Score:
         return read(learner.evaluate(validation, verbose=0, return_dict=True))
@@ -170,14 +171,14 @@ def _fit(
     backup: Backup,
 ) -> tuple[dict[str, list[float]], Any]:
     """Compile and fit `learner`; return the history and the callback that knows its best epoch."""
-    model, task, per_epoch = _student(learner), task_of(data), data.steps(training.batch_size)
+    model, per_epoch = _student(learner), data.steps(training.batch_size)
     steps = epochs * per_epoch
     optimizer = as_remembered(make_optimizer(_warmed_up(training, model, len(data.train)), learning_rate, steps), model)
     optimizer = for_target_scale(optimizer, model, *_deviations(data, model))
     if training.precision == "float16":  # its smallest gradients would be zero
         optimizer = tf_keras().mixed_precision.LossScaleOptimizer(optimizer)
     learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)
-    read, arguments = _reader(data), _arguments(batches, data, training, backup.distribution)
+    read, arguments = score_reader(data, training), _arguments(batches, data, training, backup.distribution)
     validating = {"x": arguments["validation_data"], "steps": arguments.get("validation_steps")}
 
     def start() -> Score:
@@ -185,7 +186,7 @@ def _fit(
 
     best = keep_best(
         model,
-        WEIGHTED if training.class_weight and not data.has_several else task.keras_metric,
+        what_decides(data, training),
         read,
         first_epoch=epochs if keep_from is None else max(1, min(math.ceil(keep_from / per_epoch), epochs)),
         start=start() if keep_from == 0 else None,
@@ -227,14 +228,6 @@ def _student(learner: Any) -> Any:
     return getattr(learner, "student", learner)
 
 
-def _reader(data: Dataset) -> Callable[..., Score]:
-    """Return a function from the logs of Keras on validation data to their `Score`."""
-    task, samples = task_of(data), len(data.validation)
-    return functools.partial(
-        Score.of, metric=task.keras_metric, smaller_is_better=task.smaller_is_better, samples=samples
-    )
-
-
 def _validation(data: Dataset, training: Training, **how: Any) -> Any:
     """Return batches of the validation part, whose samples count alike, or as their classes do in training."""
     batches = without_weights(data.batches("validation", VALIDATION_BATCH, **how))
@@ -254,17 +247,17 @@ def _arguments(batches: Any, data: Dataset, training: Training, distribution: Di
     }
 
 
-def _objective(
-    data: Dataset, loss: Any, learner: Any, labels: Any, logits: Any, *, weighted: bool = False
-) -> dict[str, Any]:
+def _objective(data: Dataset, loss: Any, learner: Any, labels: Any, logits: Any, training: Training) -> dict[str, Any]:
     """Return arguments of `compile`, where `labels` are the specs of a batch; the metrics may have its weights."""
-    task, model, which = task_of(data), _student(learner), "weighted_metrics" if weighted else "metrics"
+    task, model = task_of(data), _student(learner)
+    which = "weighted_metrics" if training.class_weight else "metrics"
 
     def metric(one: Task, spec: Any, output: Any, from_logits: bool) -> Any:
         return build_metric(one.keras_metric, spec.shape, output.shape, logits=from_logits)
 
     if not isinstance(loss, LossByOutput):
-        return {"loss": loss, which: [metric(task, labels, model.outputs[0], logits)]}
+        beside = [balanced_accuracy(task, logits=logits)] if samples_beside(data, training) else []
+        return {"loss": loss, which: [metric(task, labels, model.outputs[0], logits), *beside]}
     outputs = task.by_output(model.outputs)
     metrics = {name: metric(one, labels[name], outputs[name], logits[name]) for name, one in task.by_task().items()}
     return {"loss": dict(loss.losses), "loss_weights": dict(loss.weights), which: metrics}
