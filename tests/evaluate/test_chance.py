@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import tfopt
 from tfopt.data import load_data, load_series
@@ -141,3 +142,22 @@ def test_a_model_without_a_number_did_not_guess():
     frequent, right = np.eye(2)[np.zeros(200, int)], np.eye(2)[labels]
     assert forgotten(task, labels, frequent, None, logits=False) == Guess("accuracy", 0.9, 0.9, True)
     assert forgotten(task, labels, right, None, logits=False) is None
+
+
+def test_few_samples_that_swap_no_answers_are_told_apart():
+    """4 of 4 and 7 of 8: 5 of 495 orders of the answers (Fisher's exact test), where the accuracy says too little."""
+    labels, task = two_classes(4, 12)
+    outputs = np.eye(2)[np.append([1] * 5, [0] * 7)]
+    assert scipy.stats.binom.sf(10, 12, 8 / 12) > 0.05 > 5 / 495
+    assert guess_of(task, labels, outputs, logits=False) == Guess("accuracy", pytest.approx(11 / 12), 8 / 12, False)
+
+
+def test_what_may_be_more_than_a_guess_is_unsure():
+    labels, task = two_classes(4, 8)
+    five = np.eye(2)[[1, 1, 1, 0, 1, 1, 0, 0]]
+    assert guess_of(task, labels, five, logits=False) == Guess("accuracy", 5 / 8, 0.5, None)
+    assert forgotten(task, labels, five, None, logits=False) is None
+    labels = np.array([[0, 0], [0, 1], [1, 1]])  # all right, as by one of six orders
+    task = task_of(tfopt.load_data(((np.zeros((3, 1), "float32"), labels),) * 3))
+    assert guess_of(task, labels, labels * 1.0, logits=False) == Guess("balanced accuracy", 1.0, 0.5, None)
+    assert guess_of(task, labels, labels * 0.0, logits=False) == Guess("balanced accuracy", 0.5, 0.5, True)

@@ -85,9 +85,16 @@ def test_two_classes_are_fishers_exact_test(table):
     assert association_test(labels, answers, by_shares(labels)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_several_classes_are_a_permutation_test():
+@pytest.mark.parametrize(
+    ("labels", "answers"),
+    [
+        ([0, 0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 0, 1, 2, 2, 0]),
+        ([0, 0, 0, 0, 0, 0, 1, 2], [0, 1, 2, 1, 2, 0, 1, 2]),  # right on the rare ones: four of eight
+    ],
+)
+def test_several_classes_are_a_permutation_test(labels, answers):
     """All 8! orders of the answers of eight samples of three classes."""
-    labels, answers = np.array([0, 0, 0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 0, 1, 2, 2, 0])
+    labels, answers = np.array(labels), np.array(answers)
     weights = by_shares(labels)
     exact = scipy.stats.permutation_test(
         (answers,),
@@ -100,6 +107,12 @@ def test_several_classes_are_a_permutation_test():
     found = association_test(labels[:, None], answers[:, None], weights)
     assert found == pytest.approx(exact.pvalue, abs=4 * np.sqrt(exact.pvalue / 999))
     assert found == association_test(labels[:, None], answers[:, None], weights)  # draws the same again
+
+
+def test_no_chance_is_zero():
+    """The order that was observed is one of those that chance has."""
+    labels = np.arange(60)[:, None] % 3
+    assert association_test(labels, labels, by_shares(labels)) == 1 / 1000
 
 
 @pytest.mark.parametrize("classes", [2, 3])
