@@ -155,6 +155,9 @@ def test_few_samples_are_said_to_be_few():
         guard.accept(guard.evaluate(wrong_in(classes(n), ())))
         few = f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
         assert guard.too_few_samples() == few
+    guard = Guard(classes(5), 0.05)
+    guard.accept(guard.evaluate(wrong_in(classes(5), ())))
+    assert guard.too_few_samples().endswith("its 95 % interval is 0.5655 to 1.0000")  # Wilson 1927 for 5 of 5
 
 
 def test_few_samples_of_other_tasks_are_said_to_be_few():
@@ -168,6 +171,8 @@ def test_few_samples_of_other_tasks_are_said_to_be_few():
         "30 validation samples are too few to tell a drop of 0.05: the mae is 0.2000, and its 95 % interval is "
         f"{0.2 - margin:.4f} to {0.2 + margin:.4f}"
     )
+    guard.max_drop = 1.9 * margin / 0.5  # in units of the error of the mean
+    assert guard.too_few_samples()
     guard.max_drop = 2.1 * margin / 0.5
     assert guard.too_few_samples() == ""
     y = np.stack([np.arange(50) % 2, np.arange(50) % 2], 1)

@@ -187,6 +187,32 @@ def test_outputs_that_are_all_right_have_an_interval():
     assert high == 1 and guard.too_few_samples().endswith(said)
 
 
+def test_an_interval_of_several_outputs_is_the_mean_of_theirs():
+    """Errors of 1 and 2 in turn: 1.96 standard errors of the mean, in units of the error of guessing, 7.5."""
+    kind, age = np.arange(30) % 4, np.arange(30, dtype="float32")
+    errors, (low, _) = 1 + np.arange(30) % 2, wilson_interval(30, 30)
+    answers = [np.eye(4)[kind], (age + errors)[:, None]]
+    guard, _ = judged(loaded({"kind": kind, "age": age}), answers, answers, logits={"kind": False, "age": False})
+    margin = 1.959964 * errors.std(ddof=1) / np.sqrt(30) / 7.5
+    quality = (1 + 1 - 1.5 / 7.5) / 2
+    said = (
+        f"{quality:.4f}, and its 95 % interval is {quality - (margin + 1 - low) / 2:.4f} to {quality + margin / 2:.4f}"
+    )
+    assert guard.too_few_samples().endswith(said)
+
+
+def test_a_part_that_becomes_better_is_what_later_ones_are_compared_with():
+    y = (np.arange(200) % 10 == 0).astype("int64")
+    finds_half = np.eye(2)[np.where(np.arange(200) % 20 == 0, 0, y)]  # accuracy 0.95
+    finds_all = np.eye(2)[np.where(np.arange(200) % 14 == 1, 1, y)]  # and some that are none: a lower accuracy
+    guard, better = judged(loaded(y), finds_half, finds_all)
+    before = guard.best.metric
+    guard.accept(better)
+    assert guard.best.metric == before > better.metric
+    expected = balanced_accuracy_score(y, finds_all.argmax(1))
+    assert guard.best.parts["balanced accuracy"].metric == pytest.approx(expected) and expected > 0.9
+
+
 def test_an_output_of_values_that_is_no_better_than_a_guess_cannot_fall_alone():
     kind, age = np.arange(100) % 4, np.arange(100, dtype="float32")
     right, how = np.eye(4)[kind], {"logits": {"kind": False, "age": False}}
