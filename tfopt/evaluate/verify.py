@@ -241,7 +241,7 @@ def _compared(
         metrics={metric: (values[0][metric], values[1][metric]) for metric in values[0]},
         interval=wilson_interval(round(after * len(data.test)), len(data.test)) if task.has_classes else None,
         proof=proof,
-        chance=lost and lost.of_guess,
+        chance=lost.of_guess if lost else None,
     )
 
 

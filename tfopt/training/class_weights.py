@@ -99,7 +99,8 @@ def _of_output(asked: Any, data: Dataset, task: Task, output: str) -> np.ndarray
 def _balanced(labels: Any, task: Task) -> np.ndarray:
     """Return n / (k * c) for each class, float32 (classes,): n labels of k classes, c of this one."""
     counts = _counts(labels, task)
-    return (np.sum(counts) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+    weights = np.sum(counts) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.asarray(weights, np.float32)
 
 
 def _counts(labels: Any, task: Task) -> np.ndarray:
@@ -107,7 +108,7 @@ def _counts(labels: Any, task: Task) -> np.ndarray:
     number = task.num_classes or 2
     if task.labels == "sparse":
         pieces = (labels[start : start + _ROWS] for start in range(0, len(labels), _ROWS))
-        return np.sum([np.bincount(piece.ravel(), minlength=number) for piece in pieces], axis=0)
+        return np.asarray(sum(np.bincount(piece.ravel(), minlength=number) for piece in pieces))
     return np.asarray(labels.sum(axis=tuple(range(labels.ndim - 1))))
 
 
