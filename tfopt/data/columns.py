@@ -67,9 +67,8 @@ def read_columns(
     if blanks := [name for name, given in zip(names, table.column_names, strict=True) if name != given]:
         notes += (f"blanks around the names of columns do not count: {', '.join(blanks)}",)
     if index := [name for name in names if name in _index_of(table) and name not in needed]:
-        notes += (
-            f"left out, since pandas wrote it as the index of the rows: {', '.join(name or 'the column without a name' for name in index)}",
-        )
+        shown = ", ".join(name or "the column without a name" for name in index)
+        notes += (f"left out, since pandas wrote it as the index of the rows: {shown}",)
         table = table.drop_columns([given for given in table.column_names if given.strip() in index])
         names = [name.strip() for name in table.column_names]
     found = {name: _plain(column) for name, column in zip(names, table.columns, strict=True)}
