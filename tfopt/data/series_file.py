@@ -46,7 +46,7 @@ def read_series(path: Path) -> SeriesFile:
     if not is_table(path):
         raise DataError(f"Expected a series as an array, or as a table (.csv, .tsv, .jsonl or .parquet), got {path}.")
     columns, notes = read_columns(path, dates=True)
-    dates = {name: found for name, cells in columns.items() if (found := _dates(cells)) is not None}
+    dates = {name: read for name, cells in columns.items() if (read := _dates(cells)) is not None}
     order: np.ndarray | slice = slice(None)
     time = next((name for name, each in dates.items() if _is_time(each)), None)
     if time is not None:
