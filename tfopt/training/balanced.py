@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Dataset
-from tfopt.tasks import Multilabel, Task, task_of
+from tfopt.tasks import Task, task_of
 from tfopt.tasks.balance import Asked
 from tfopt.tasks.metrics import threshold
 from tfopt.training.best import Score
@@ -63,9 +63,9 @@ def balanced_accuracy(task: Task, *, logits: bool) -> Any:
         task: of the only output.
         logits: whether that is a logit rather than a probability; it matters to yes and no only.
     """
-    several = isinstance(task, Multilabel)
-    number = 2 * task.outputs if several else task.num_classes or 2
-    return _metric_class()(number, several, threshold(logits=logits))
+    independent = not task.scores_classes  # labels that do not exclude each other
+    number = 2 * task.outputs if independent else task.num_classes or 2
+    return _metric_class()(number, independent, threshold(logits=logits))
 
 
 @functools.cache
@@ -73,9 +73,11 @@ def _metric_class() -> Any:
     import tensorflow as tf
 
     class BalancedAccuracy(tf_keras().metrics.Metric):  # type: ignore[misc]
-        def __init__(self, number: int, several: bool, above: float, name: str = BALANCED_ACCURACY, **how: Any) -> None:
+        def __init__(
+            self, number: int, independent: bool, above: float, name: str = BALANCED_ACCURACY, **how: Any
+        ) -> None:
             super().__init__(name=name, **how)
-            self._settings = {"number": number, "several": several, "above": above}
+            self._settings = {"number": number, "independent": independent, "above": above}
             self._right, self._asked = (
                 self.add_weight(each, shape=(number,), initializer="zeros") for each in ("right", "asked")
             )
@@ -85,7 +87,7 @@ def _metric_class() -> Any:
             del sample_weight
             y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
             asked, answers = (
-                self._yes_and_no(y_true, y_pred) if self._settings["several"] else self._one(y_true, y_pred)
+                self._yes_and_no(y_true, y_pred) if self._settings["independent"] else self._one(y_true, y_pred)
             )
             right = tf.cast(asked == answers, tf.float32)
             for total, values in ((self._right, right), (self._asked, tf.ones_like(right))):
