@@ -157,6 +157,9 @@ def test_times_that_come_twice(tmp_path):
         DataError, match="got 100 of 200 rows with a 'day' that another row has too: keep the rows of one"
     ):
         tfopt.load_series(write(tmp_path / "shops.csv", "day,load", of_two, LOAD), window=12)
+    path = write(tmp_path / "twice.csv", "built,day,load", of_two, np.flip(DAY + np.arange(200)), LOAD)
+    notes = tfopt.load_series(path, window=12).notes
+    assert "rows stand from the last 'day' to the first: taken from the first on" in notes
 
 
 @pytest.mark.parametrize(

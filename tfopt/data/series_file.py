@@ -36,8 +36,8 @@ class SeriesFile:
 def read_series(path: Path) -> SeriesFile:
     """Return the columns of numbers of a table, in order of time.
 
-    Dates are left out, with a note: steps are at equal distances. The first column of dates says in which order the
-    rows stand.
+    Dates are left out, with a note: steps are at equal distances. The first column of dates that differ says in
+    which order the rows stand.
 
     Raises:
         DataError: it cannot be read, a value is missing, a column has other texts than dates, or rows of several series
@@ -48,8 +48,9 @@ def read_series(path: Path) -> SeriesFile:
     columns, notes = read_columns(path, dates=True)
     dates = {name: read for name, cells in columns.items() if (read := _dates(cells)) is not None}
     order: np.ndarray | slice = slice(None)
-    time = next((name for name, each in dates.items() if _is_time(each)), None)
-    if time is not None:
+    times = [name for name, each in dates.items() if _is_time(each)]
+    if times:
+        time = min(times, key=lambda name: _again(dates[name]) > _TWICE)  # the first that fits, else the first
         order, said = _in_order_of_time(time, dates[time], path)
         notes += said
     found: dict[str, np.ndarray] = {}
@@ -80,6 +81,11 @@ def _is_time(dates: np.ndarray) -> bool:
     return len(dates) > 0 and not np.isnat(dates).any() and bool((dates != dates[0]).any())
 
 
+def _again(times: np.ndarray) -> float:
+    """Return the share of `times` that another row has before."""
+    return 1 - len(np.unique(times)) / len(times)
+
+
 def _in_order_of_time(name: str, times: np.ndarray, path: Path) -> tuple[np.ndarray | slice, tuple[str, ...]]:
     """Return the order in which `times` rise, and a note if rows stand in another one.
 
@@ -88,10 +94,10 @@ def _in_order_of_time(name: str, times: np.ndarray, path: Path) -> tuple[np.ndar
     Raises:
         DataError: too many come several times.
     """
-    again = len(times) - len(np.unique(times))
-    if again > _TWICE * len(times):
+    if (again := _again(times)) > _TWICE:
+        count = round(again * len(times))
         raise DataError(
-            f"Expected a row for each time in the series {path}, got {again:,} of {counted(len(times), 'row')} with a "
+            f"Expected a row for each time in the series {path}, got {count:,} of {counted(len(times), 'row')} with a "
             f"{name!r} that another row has too: keep the rows of one series, or give each series a column."
         )
     steps = np.diff(times)
