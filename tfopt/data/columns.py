@@ -66,7 +66,8 @@ def read_columns(
         raise DataError(f"Expected rows in {path}, got none; add some.")
     if blanks := [name for name, given in zip(names, table.column_names, strict=True) if name != given]:
         notes += (f"blanks around the names of columns do not count: {', '.join(blanks)}",)
-    if index := [name for name in names if name in _index_of(table) and name not in needed]:
+    numbering = _index_of(table)
+    if index := [name for name in names if name in numbering and name not in needed]:
         shown = ", ".join(name or "the column without a name" for name in index)
         notes += (f"left out, since pandas wrote it as the index of the rows: {shown}",)
         table = table.drop_columns([given for given in table.column_names if given.strip() in index])
@@ -86,7 +87,7 @@ def _index_of(table: Any) -> set[str]:
     """
     stated = (table.schema.pandas_metadata or {}).get("index_columns", ())  # a range is a dict instead of a column
     numbered = {
-        name for name, column in zip(table.column_names, table.columns, strict=True)
+        name.strip() for name, column in zip(table.column_names, table.columns, strict=True)
         if _UNNAMED.match(name) and _numbers_rows(column)
     }  # fmt: skip
     named = {each.strip() for each in stated if isinstance(each, str)}

@@ -67,7 +67,7 @@ def read_series(path: Path) -> SeriesFile:
 
 
 def _dates(cells: np.ndarray) -> np.ndarray | None:
-    """Return the dates of a column, datetime64 (steps,); None if it has others, all NaT if it cannot be told which."""
+    """Return a column of dates as datetime64 (steps,), all NaT if days may be months; None for any other column."""
     if cells.dtype.kind == "M":
         return cells
     if cells.dtype != object or not are_dates(texts := as_texts(cells)):

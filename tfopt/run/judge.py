@@ -77,8 +77,7 @@ class Judge:
     def interval(self, evaluation: Evaluation) -> tuple[float, float]:
         """Return the 95 % interval of a finite metric.
 
-        For a share it is that of Wilson 1927, as if each sample were right or wrong as a whole. Samples of unequal
-        weight w are as many as (sum of w)^2 / (sum of w^2) of equal ones (Kish 1965, Survey Sampling, section 11.7).
+        For a share it is that of Wilson 1927, as if each sample were right or wrong as a whole.
         For an error it is the mean plus and minus 1.96 standard errors.
         """
         metric, by_sample = evaluation.metric, evaluation.by_sample
@@ -93,8 +92,7 @@ class Judge:
         """Return how many samples of equal weight tell as much as `count` samples do."""
         if self._weights is None or self._asked is None:
             return count
-        weights = self._weights.astype(np.float64)[self._asked.classes].sum(axis=1)
-        return float(weights.sum() ** 2 / np.square(weights).sum())
+        return self._asked.worth(self._weights)
 
     def quality(self, metric: Any, unit: float | None = None) -> Any:
         """Return the quality that a metric has; `unit` is that of an error, the judge's own by default."""

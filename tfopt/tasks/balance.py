@@ -79,9 +79,8 @@ class Asked:
     def told_apart(self, task: Task, outputs: np.ndarray, *, logits: bool) -> bool:
         """Return whether `outputs` tell the classes apart beyond chance, however often each of them is answered.
 
-        The samples of a model that does not see what they show might as well have swapped their answers. Places are
-        different: they may be told apart by where they are. There, an answer for each place has to be better than the
-        same one everywhere.
+        If a model ignores its inputs, swapping its answers among the samples changes nothing. This does not hold for
+        places, which can be told apart by position: there, the answers must beat the same answer everywhere.
 
         Args:
             task: of the labels.
@@ -93,6 +92,14 @@ class Asked:
             return association_test(self.classes, answers, self.balanced) <= LEVEL
         found = self.hits(task, outputs, self.balanced, logits=logits)
         return paired_test(found - self.hits_of_guess(task, self.balanced)) <= LEVEL
+
+    def worth(self, weights: np.ndarray) -> float:
+        """Return how many samples of equal weight tell as much as these do, where classes have `weights`.
+
+        Samples of weight w are worth (sum of w)^2 / (sum of w^2) (Kish 1965, Survey Sampling, section 11.7).
+        """
+        each = self._shares(lambda part: self.classes[part], weights)
+        return float(each.sum() ** 2 / np.square(each).sum())
 
     def hits_of_guess(self, task: Task, weights: np.ndarray) -> np.ndarray:
         """Return what `hits` does for always answering the most frequent class, or for each label what is usual."""

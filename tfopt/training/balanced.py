@@ -4,8 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Dataset
 from tfopt.tasks import Task, task_of
@@ -23,15 +21,14 @@ def samples_beside(data: Dataset, training: Training) -> dict[str, float]:
     """Return the metrics that decide beside that of the task, with the number of samples that they are worth.
 
     It is the balanced accuracy of imbalanced labels, which the guard of a run looks at, too; of several outputs, and
-    where classes have weights, there is none. Samples of unequal weight w are worth (sum of w)^2 / (sum of w^2).
+    where classes have weights, there is none.
     """
     if data.labels == "none" or data.outputs is not None or training.class_weight is not None:
         return {}
     asked = Asked.by(task_of(data), data.validation.y())
     if asked is None or not asked.imbalanced:
         return {}
-    weights = asked.balanced[asked.classes].sum(axis=1)
-    return {BALANCED_ACCURACY: float(weights.sum() ** 2 / np.square(weights).sum())}
+    return {BALANCED_ACCURACY: asked.worth(asked.balanced)}
 
 
 def score_reader(data: Dataset, training: Training) -> Callable[..., Score]:

@@ -120,7 +120,7 @@ def train(
     """
     backup, fitted = backup or Backup(), learner if twin is None else twin
     batches = fitted_to_losses(batches, loss, task_of(data), _student(learner))
-    spec = batches.element_spec[1]
+    spec, read = batches.element_spec[1], score_reader(data, training)
     with backup.distribution.scope():
         history, best = _fit(
             fitted,
@@ -136,6 +136,7 @@ def train(
             own_callbacks=own_callbacks,
             keep_from=keep_from,
             backup=backup,
+            read=read,
         )
         kept = best.restore()
     backup.distribution.hand_over(fitted, learner)
@@ -143,7 +144,7 @@ def train(
     _require_finite(model, label)
     if fitted is not learner:
         learner.compile(**_objective(data, loss, learner, spec, logits, training))
-    validation, read = _validation(data, training), score_reader(data, training)
+    validation = _validation(data, training)
 
     def score() -> Score:
         return read(learner.evaluate(validation, verbose=0, return_dict=True))
@@ -169,6 +170,7 @@ def _fit(
     own_callbacks: Sequence[Any],
     keep_from: int | None,
     backup: Backup,
+    read: Callable[..., Score],
 ) -> tuple[dict[str, list[float]], Any]:
     """Compile and fit `learner`; return the history and the callback that knows its best epoch."""
     model, per_epoch = _student(learner), data.steps(training.batch_size)
@@ -178,7 +180,7 @@ def _fit(
     if training.precision == "float16":  # its smallest gradients would be zero
         optimizer = tf_keras().mixed_precision.LossScaleOptimizer(optimizer)
     learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)
-    read, arguments = score_reader(data, training), _arguments(batches, data, training, backup.distribution)
+    arguments = _arguments(batches, data, training, backup.distribution)
     validating = {"x": arguments["validation_data"], "steps": arguments.get("validation_steps")}
 
     def start() -> Score:
