@@ -226,7 +226,7 @@ def test_an_output_of_values_that_is_no_better_than_a_guess_cannot_fall_alone():
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("count", [8, 40])
 def test_two_equally_good_models_of_several_values_rarely_differ(count, heavy):
-    """Errors of the same kind, drawn anew for 4 values of each: at most 5 % + 3 standard errors are called certain.
+    """With noise of one kind drawn twice for 4 values, at most 5 % (plus 3 standard errors) may look like a real drop.
 
     A level of 5 % for the whole and another one for the parts had 8 to 10 %.
     """

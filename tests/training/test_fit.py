@@ -212,7 +212,7 @@ def weighted_by_number(y_true, y_pred):
 
 
 class CategoricalCrossentropy(keras.losses.Loss):
-    """The same of Keras 3, with the name of one of its own."""
+    """The same as a Keras 3 loss that shares the name of a built-in one."""
 
     def call(self, y_true, y_pred):
         return -3 * keras.ops.sum(keras.ops.cast(y_true, y_pred.dtype) * keras.ops.log(y_pred), axis=-1)
