@@ -1,5 +1,6 @@
 """The classes of the answers that labels ask for, by which rare ones count as much as frequent ones."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,9 +52,17 @@ class Asked:
         """The weight of each class that gives all of them the same share, (number,)."""
         return np.where(self._counts > 0, 1 / np.maximum(self._counts, 1), 0.0)
 
-    @property
+    @functools.cached_property
     def _counts(self) -> np.ndarray:
-        return np.bincount(self.classes.ravel(), minlength=self.number)
+        """The number of times that each class is asked for, (number,)."""
+        found = (np.bincount(self.classes[part].ravel(), minlength=self.number) for part in self._parts)
+        return np.asarray(sum(found, np.zeros(self.number, np.int64)))
+
+    @property
+    def _parts(self) -> list[slice]:
+        """Parts of the samples, as many as are compared together: NumPy counts in int64 and weighs in float64."""
+        rows = max(1, _AT_ONCE // max(self.classes.shape[1], 1))
+        return [slice(start, start + rows) for start in range(0, len(self.classes), rows)]
 
     def hits(self, task: Task, outputs: np.ndarray, weights: np.ndarray, *, logits: bool) -> np.ndarray:
         """Return the weighted share of right answers as a mean over samples, float64 (N,).
@@ -112,8 +121,7 @@ class Asked:
     def _shares(self, answers: Callable[[slice], np.ndarray], weights: np.ndarray) -> np.ndarray:
         """Return the weighted shares of right ones among the `answers` for each part of the samples."""
         weights = np.asarray(weights, np.float64)  # else a perfect share is not 1
-        rows = max(1, _AT_ONCE // max(self.classes.shape[1], 1))
-        parts = [slice(start, start + rows) for start in range(0, len(self.classes), rows)]
-        right = [(weights[self.classes[part]] * (answers(part) == self.classes[part])).sum(axis=1) for part in parts]
+        pairs = ((self.classes[part], answers(part)) for part in self._parts)
+        right = [(weights[asked] * (answered == asked)).sum(axis=1) for asked, answered in pairs]
         total = float(self._counts @ weights)
         return np.asarray(len(self.classes) * np.concatenate(right) / total, np.float64)
